@@ -1,0 +1,43 @@
+/* hash.h -- names for blocks of tokens: what a block holds, and what holds all before it.
+ *
+ *   tokens   | t0 t1 t2 t3 | t4 t5 t6 t7 | t8 ..      block_size 4; the partial tail has no hash
+ *   local         L0             L1                    XXH3-64(block's tokens as u32 LE, seed)
+ *   sequence   S0 = L0     S1 = H(S0, L1)              H = XXH3-64(u64 LE parent || u64 LE local, 1337)
+ *
+ * A sequence hash names a block together with its whole prefix; equal sequence hash, same cache content.
+ * Units    sizes count tokens; hashes are u64.
+ * Threads  every function is pure and may be called from any thread.
+ * Source   formulas and vectors: tests/data/dynamo_vectors.json.
+ */
+#ifndef DYNAMO_HASH_H
+#define DYNAMO_HASH_H
+
+#include "dynamo/common.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DYN_HASH_SEED UINT64_C(1337)
+
+/* The seed of local hashes under a LoRA adapter and a cache namespace:
+ * 1337 + XXH3(lora, seed 0) + XXH3(cache_namespace, seed 1), wrapping; an empty text adds nothing.
+ * Texts are UTF-8, borrowed, and may be NULL when their length is 0. */
+DYN_API uint64_t dyn_hash_seed(const char *lora, size_t lora_bytes, const char *cache_namespace,
+                               size_t cache_namespace_bytes);
+/* How many complete blocks `count` tokens have; with eagle a block looks one token further.
+ * block_size 0 gives 0. */
+DYN_API size_t dyn_hash_block_count(size_t count, size_t block_size, bool eagle);
+/* Local hashes of all complete blocks.
+ * tokens  count ids, borrowed.
+ * out     dyn_hash_block_count() hashes. */
+DYN_API void dyn_hash_blocks(const uint32_t *tokens, size_t count, size_t block_size, bool eagle, uint64_t seed,
+                             uint64_t *out);
+/* Sequence hashes of `count` local hashes; `out` may be `local`.
+ * parent  the sequence hash of the block before the first, or NULL at the start of a sequence. */
+DYN_API void dyn_hash_chain(const uint64_t *local, size_t count, const uint64_t *parent, uint64_t *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

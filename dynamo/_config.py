@@ -1,0 +1,33 @@
+"""Where this installation keeps what, and what it was built with."""
+
+import os
+import platform
+import sys
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def get_include() -> str:
+    """The folder to pass as ``-I`` to compile against the C API (``#include "dynamo/hash.h"``)."""
+    return os.path.join(_HERE, "include")
+
+
+def get_library_dir() -> str:
+    """The folder that holds libdynamo, to pass as ``-L`` and as run-time search path."""
+    return _HERE
+
+
+def show_config() -> None:
+    """Print versions, build and machine: paste it into a bug report."""
+    from dynamo import __version__
+
+    print(f"dynamo {__version__}, Python {platform.python_version()} on {platform.platform()} {platform.machine()}")
+    print(f"installed in {_HERE}")
+    for name in ("numpy", "msgspec", "tokenizers", "jinja2", "xllamacpp", "uvloop"):
+        try:
+            from importlib.metadata import version
+
+            print(f"{name} {version(name)}")
+        except Exception:
+            print(f"{name} not installed")
+    sys.stdout.flush()

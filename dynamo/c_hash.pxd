@@ -1,0 +1,12 @@
+# Mirrors dynamo/hash.h.
+from libc.stdint cimport uint32_t, uint64_t
+
+
+cdef extern from "dynamo/hash.h" nogil:
+    const uint64_t DYN_HASH_SEED
+    uint64_t dyn_hash_seed(const char *lora, size_t lora_bytes, const char *cache_namespace,
+                           size_t cache_namespace_bytes)
+    size_t dyn_hash_block_count(size_t count, size_t block_size, bint eagle)
+    void dyn_hash_blocks(const uint32_t *tokens, size_t count, size_t block_size, bint eagle, uint64_t seed,
+                         uint64_t *out)
+    void dyn_hash_chain(const uint64_t *local, size_t count, const uint64_t *parent, uint64_t *out)

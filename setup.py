@@ -1,0 +1,71 @@
+"""Build libdynamo from csrc once, then one extension for each dynamo/_*.pyx and dynamo/_*.c.
+
+Nothing is listed here: a new file under its naming rule is built. DYN_VARIANT=asan or tsan builds the
+library and the extensions for that sanitizer.
+"""
+
+import glob
+import os
+import shutil
+import subprocess
+import sys
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = os.path.dirname(os.path.abspath(__file__))
+os.chdir(ROOT)
+DARWIN = sys.platform == "darwin"
+LIBRARY = "libdynamo.dylib" if DARWIN else "libdynamo.so"
+VARIANT = os.environ.get("DYN_VARIANT", "release")
+SANITIZE = {"asan": ["-fsanitize=address"], "tsan": ["-fsanitize=thread"]}.get(VARIANT, [])
+
+
+def extension(path: str) -> Extension:
+    name = "dynamo." + os.path.splitext(os.path.basename(path))[0]
+    return Extension(
+        name,
+        [path],
+        include_dirs=["csrc/include"],
+        libraries=["dynamo"],
+        runtime_library_dirs=["@loader_path" if DARWIN else "$ORIGIN"],
+        extra_compile_args=["-O2", "-g", "-Wno-unused-function", *SANITIZE],
+        extra_link_args=SANITIZE,
+        depends=glob.glob("csrc/include/dynamo/*.h"),
+    )
+
+
+class BuildExt(build_ext):
+    """build_ext that makes libdynamo first and puts it and the public headers beside the extensions."""
+
+    def run(self) -> None:
+        try:
+            jobs = f"-j{len(os.sched_getaffinity(0))}" if hasattr(os, "sched_getaffinity") else "-j2"
+            subprocess.run(["make", "--no-print-directory", "-C", "csrc", jobs, f"VARIANT={VARIANT}", "lib"], check=True)
+        except subprocess.CalledProcessError as error:
+            raise SystemExit("dynamo: the C library did not build; the line above says what is missing") from error
+        built = os.path.join("csrc", "build", VARIANT, LIBRARY)
+        package = "dynamo" if self.inplace else os.path.join(self.build_lib, "dynamo")
+        headers = os.path.join(package, "include", "dynamo")
+        os.makedirs(headers, exist_ok=True)
+        for header in glob.glob("csrc/include/dynamo/*.h"):
+            shutil.copy2(header, headers)
+        # Replace, do not overwrite: a process that has the old library mapped keeps it.
+        shutil.copy2(built, os.path.join(package, LIBRARY + ".new"))
+        os.replace(os.path.join(package, LIBRARY + ".new"), os.path.join(package, LIBRARY))
+        for ext in self.extensions:
+            ext.library_dirs.append(os.path.dirname(built))
+        super().run()
+
+
+setup(
+    ext_modules=cythonize(
+        [extension(path) for path in sorted(glob.glob("dynamo/_*.pyx"))],
+        build_dir="build/cython",
+        nthreads=0,
+        compiler_directives={"language_level": 3, "binding": True, "embedsignature": False},
+    )
+    + [extension(path) for path in sorted(glob.glob("dynamo/_*.c"))],
+    cmdclass={"build_ext": BuildExt},
+)
