@@ -1,0 +1,2 @@
+from dynamo.llm import *
+from dynamo.runtime import *

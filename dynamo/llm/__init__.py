@@ -1,0 +1,11 @@
+"""Serving language models: hashes and indexes of cached blocks, routing, model cards, HTTP engines.
+
+Every name is imported when it is first used. Each public name here is also known to `dynamo._core`.
+"""
+
+from dynamo import _lazy
+
+# name -> the module that has it; one line each, kept in the order of the modules
+_TABLE: dict[str, str] = {}
+
+__getattr__, __dir__, __all__ = _lazy.attach(__name__, _TABLE)
