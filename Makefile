@@ -1,31 +1,69 @@
 # The commands of the project; `make help` lists them.
-# PYTHON picks the interpreter (3.10 or newer), VENV where the environment goes.
+#   PYTHON  the interpreter to build for, 3.10 or newer       VENV   where its environment goes
+#   MODEL, WORKERS, PORT, ROUTER, ARGS are passed on by `make serve`
 PYTHON ?= python3
 VENV   ?= .venv
-BIN    := $(VENV)/bin
-SHELL  := /bin/bash
+PY     := $(VENV)/bin/python
+MODEL  ?=
+WORKERS ?= 2
+PORT   ?= 8000
+ROUTER ?= kv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build test serve clean check asan tsan fuzz bench
+.PHONY: help deps deps-test build serve test check asan tsan fuzz bench lint format wheel clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "From a fresh clone, \`make serve\` or \`make test\` is the only command you need."
 
 deps: ## install what is missing: system packages, the environment
-	@tools/deps.sh "$(PYTHON)" "$(VENV)"
+	@tools/deps.sh "$(PYTHON)" "$(VENV)" serve llamacpp
+deps-test:
+	@tools/deps.sh "$(PYTHON)" "$(VENV)" serve llamacpp test
 
-$(VENV)/.stamp-test: pyproject.toml tools/deps.sh
-	@tools/deps.sh "$(PYTHON)" "$(VENV)"
-	$(BIN)/pip install -q ".[test,llamacpp]" --no-build-isolation --dry-run -q >/dev/null 2>&1 || true
-	@touch $@
+build: deps ## compile the C library and the extensions, install them into the environment in place
+	@tools/build.sh "$(PY)"
 
-build: $(VENV)/.stamp-test ## compile in place
-	$(BIN)/python setup.py -q build_ext --inplace
+serve: build ## answer OpenAI clients on 127.0.0.1:8000 from two workers (MODEL=path.gguf, WORKERS=2, PORT=8000)
+	@model="$(MODEL)"; [ -n "$$model" ] || model=$$($(PY) tools/demo_model.py) || exit 1; \
+	exec $(PY) -m dynamo serve "$$model" --workers $(WORKERS) --port $(PORT) --router $(ROUTER) $(ARGS)
 
-test: build ## build, then run the C and Python tests
+test: deps-test build ## build, then all tests of C and Python (ARGS="-k index" narrows pytest)
 	@$(MAKE) --no-print-directory -C csrc check
-	$(BIN)/python -m pytest
+	$(PY) -m pytest $(ARGS)
 
-clean: ## remove what was built
-	rm -rf build dist csrc/build dynamo/*.so dynamo/*.dylib dynamo/include
+check: build ## the quick tests: C units, and Python's without those marked slow
+	@$(MAKE) --no-print-directory -C csrc check
+	$(PY) -m pytest -q -m "not slow" $(ARGS)
+
+asan: deps-test ## C and Python tests under the address and undefined-behaviour sanitizers
+	@$(MAKE) --no-print-directory -C csrc asan
+	@tools/sanitize.sh asan "$(PY)" $(ARGS)
+
+tsan: deps-test ## C and Python tests under the thread sanitizer
+	@$(MAKE) --no-print-directory -C csrc tsan
+	@tools/sanitize.sh tsan "$(PY)" $(ARGS)
+
+fuzz: ## every parser of outside bytes under libFuzzer (FUZZ_SECONDS=60 each, AREA=one)
+	@command -v clang >/dev/null || { echo "clang is missing: apt-get install clang libclang-rt-14-dev" >&2; exit 1; }
+	@$(MAKE) --no-print-directory -C csrc fuzz
+
+bench: build ## C benchmarks, then asv's on this checkout
+	@$(MAKE) --no-print-directory -C csrc bench
+	@$(PY) -m pip install -q asv && cd benchmarks && ../$(VENV)/bin/asv run --python=same --quick --show-stderr $(ARGS)
+
+lint: build ## ruff, cython-lint, clang-format, mypy --strict, stubtest
+	@tools/deps.sh "$(PYTHON)" "$(VENV)" serve llamacpp test lint
+	@tools/lint.sh "$(VENV)/bin"
+
+format: ## let ruff and clang-format rewrite what they would complain about
+	@$(VENV)/bin/ruff check -q --fix . ; $(VENV)/bin/ruff format -q .
+	@$(VENV)/bin/clang-format -i $$(git ls-files 'csrc/*.c' 'csrc/*.h' 'dynamo/*.c')
+
+wheel: deps ## a wheel with every library it needs inside, in wheelhouse/
+	@tools/deps.sh "$(PYTHON)" "$(VENV)" wheel
+	@tools/wheel.sh "$(PY)"
+
+clean: ## remove what was built (not the environment, not models/)
+	rm -rf build dist wheelhouse csrc/build dynamo/*.so dynamo/*.dylib dynamo/include *.egg-info

@@ -46,7 +46,8 @@ class BuildExt(build_ext):
         except subprocess.CalledProcessError as error:
             raise SystemExit("dynamo: the C library did not build; the line above says what is missing") from error
         built = os.path.join("csrc", "build", VARIANT, LIBRARY)
-        package = "dynamo" if self.inplace else os.path.join(self.build_lib, "dynamo")
+        here = self.inplace or getattr(self, "editable_mode", False)
+        package = "dynamo" if here else os.path.join(self.build_lib, "dynamo")
         headers = os.path.join(package, "include", "dynamo")
         os.makedirs(headers, exist_ok=True)
         for header in glob.glob("csrc/include/dynamo/*.h"):
