@@ -42,7 +42,9 @@ class BuildExt(build_ext):
     def run(self) -> None:
         try:
             jobs = f"-j{len(os.sched_getaffinity(0))}" if hasattr(os, "sched_getaffinity") else "-j2"
-            subprocess.run(["make", "--no-print-directory", "-C", "csrc", jobs, f"VARIANT={VARIANT}", "lib"], check=True)
+            subprocess.run(
+                ["make", "--no-print-directory", "-C", "csrc", jobs, f"VARIANT={VARIANT}", "lib"], check=True
+            )
         except subprocess.CalledProcessError as error:
             raise SystemExit("dynamo: the C library did not build; the line above says what is missing") from error
         built = os.path.join("csrc", "build", VARIANT, LIBRARY)

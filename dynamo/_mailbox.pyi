@@ -1,7 +1,11 @@
 import asyncio
 
+from typing_extensions import disjoint_base
+
+@disjoint_base
 class Receiver: ...
 
+@disjoint_base
 class Mailbox:
     def fileno(self) -> int: ...
     def drain(self) -> int: ...

@@ -2,6 +2,7 @@
 # Every check runs, also after one has failed; the status says whether all were clean.
 cd "$(dirname "$0")/.." || exit 1
 bin=$(cd "$1" && pwd)
+PATH="$bin:$PATH"
 status=0
 run() {
     echo "== $1"

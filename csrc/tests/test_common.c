@@ -25,8 +25,7 @@ static void a_buffer_is_aligned_and_counted(void)
     memset(dyn_buf_data(buf), 1, 100);
     dyn_buf_unref(buf);
     CHECK_EQ(dyn_buf_new(&buf, SIZE_MAX), DYN_ENOMEM);
-    EACH_ALLOCATION_FAILS
-    {
+    EACH_ALLOCATION_FAILS {
         rc = dyn_buf_new(&buf, 8);
         if (rc == DYN_OK) dyn_buf_unref(buf);
     }
@@ -112,8 +111,7 @@ static void the_loop_runs_what_is_posted_before_it_ends(void)
     }
     dyn_loop_unref(loop);
     CHECK_EQ(atomic_load(&total), 1000);
-    EACH_ALLOCATION_FAILS
-    {
+    EACH_ALLOCATION_FAILS {
         rc = dyn_loop_new(&loop);
         if (rc == DYN_OK) dyn_loop_unref(loop);
     }

@@ -17,15 +17,41 @@ print(json.dumps(sorted(after)))
 """
 
 # Nothing outside the standard library may come with an import, and of it nothing that is slow to load.
-HEAVY = {"numpy", "msgspec", "jinja2", "tokenizers", "rich", "pydantic", "xllamacpp", "gguf", "ctypes", "http", "email",
-         "importlib.metadata", "typing_extensions", "unittest", "multiprocessing", "xml"}
-ALLOWED_BARE = {"dynamo", "dynamo._lazy", "importlib", "importlib._bootstrap", "importlib._bootstrap_external", "warnings",
-                "collections", "collections.abc", "typing"}
+HEAVY = {
+    "numpy",
+    "msgspec",
+    "jinja2",
+    "tokenizers",
+    "rich",
+    "pydantic",
+    "xllamacpp",
+    "gguf",
+    "ctypes",
+    "http",
+    "email",
+    "importlib.metadata",
+    "typing_extensions",
+    "unittest",
+    "multiprocessing",
+    "xml",
+}
+ALLOWED_BARE = {
+    "dynamo",
+    "dynamo._lazy",
+    "importlib",
+    "importlib._bootstrap",
+    "importlib._bootstrap_external",
+    "warnings",
+    "collections",
+    "collections.abc",
+    "typing",
+}
 
 
 def loaded_by(module):
-    out = subprocess.run([sys.executable, "-S", "-c", CODE.format(module=module)], capture_output=True, text=True,
-                         cwd=ROOT, check=True)
+    out = subprocess.run(
+        [sys.executable, "-S", "-c", CODE.format(module=module)], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     return set(json.loads(out.stdout))
 
 

@@ -18,7 +18,7 @@ extern "C" {
 
 typedef struct dyn_mail {
     struct dyn_mail *next;
-    void *owner;                   /* whom it is for; the taker gives it its meaning */
+    void *owner;                     /* whom it is for; the taker gives it its meaning */
     void (*drop)(struct dyn_mail *); /* frees a mail that nobody took; must not be NULL */
 } dyn_mail;
 

@@ -15,7 +15,7 @@
 
 void *dyn__malloc(size_t size);
 void *dyn__calloc(size_t count, size_t size);
-void *dyn__realloc(void *old, size_t size); /* like realloc: `old` lives when NULL is returned */
+void *dyn__realloc(void *old, size_t size);        /* like realloc: `old` lives when NULL is returned */
 void *dyn__aligned(size_t alignment, size_t size); /* dyn__free() frees it too */
 void dyn__free(void *memory);
 char *dyn__strdup(const char *text);

@@ -11,30 +11,24 @@ static _Thread_local char detail[512];
 const char *dyn_strerror(int code)
 {
     switch (code) {
-    case DYN_OK:
-        return "no error";
-#define X(name, number, text)                                                                      \
-    case number:                                                                                   \
-        return text;
+    case DYN_OK: return "no error";
+#define X(name, number, text) \
+    case number: return text;
         DYN_ERROR_MAP(X)
 #undef X
-    default:
-        return "unknown error";
+    default: return "unknown error";
     }
 }
 
 const char *dyn_error_name(int code)
 {
     switch (code) {
-    case DYN_OK:
-        return "OK";
-#define X(name, number, text)                                                                      \
-    case number:                                                                                   \
-        return #name;
+    case DYN_OK: return "OK";
+#define X(name, number, text) \
+    case number: return #name;
         DYN_ERROR_MAP(X)
 #undef X
-    default:
-        return "UNKNOWN";
+    default: return "UNKNOWN";
     }
 }
 
@@ -70,37 +64,24 @@ int dyn__fail(int code, const char *format, ...)
 int dyn_error_from_errno(int err)
 {
     switch (err) {
-    case 0:
-        return DYN_OK;
-    case ENOMEM:
-        return DYN_ENOMEM;
-    case EINVAL:
-        return DYN_EINVAL;
-    case ENOENT:
-        return DYN_ENOENT;
-    case EEXIST:
-        return DYN_EEXIST;
-    case ETIMEDOUT:
-        return DYN_ETIMEDOUT;
+    case 0: return DYN_OK;
+    case ENOMEM: return DYN_ENOMEM;
+    case EINVAL: return DYN_EINVAL;
+    case ENOENT: return DYN_ENOENT;
+    case EEXIST: return DYN_EEXIST;
+    case ETIMEDOUT: return DYN_ETIMEDOUT;
     case ECONNREFUSED:
     case ENETUNREACH:
     case EHOSTUNREACH:
-    case EADDRNOTAVAIL:
-        return DYN_ECONN;
+    case EADDRNOTAVAIL: return DYN_ECONN;
     case ECONNRESET:
-    case EPIPE:
-        return DYN_EBROKEN;
+    case EPIPE: return DYN_EBROKEN;
     case EACCES:
-    case EPERM:
-        return DYN_EACCES;
-    case EAGAIN:
-        return DYN_EAGAIN;
-    case ENOSPC:
-        return DYN_ENOSPC;
+    case EPERM: return DYN_EACCES;
+    case EAGAIN: return DYN_EAGAIN;
+    case ENOSPC: return DYN_ENOSPC;
     case EADDRINUSE:
-    case EBUSY:
-        return DYN_EBUSY;
-    default:
-        return DYN_EIO;
+    case EBUSY: return DYN_EBUSY;
+    default: return DYN_EIO;
     }
 }

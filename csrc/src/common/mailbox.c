@@ -81,8 +81,8 @@ void dyn_mailbox_put(dyn_mailbox *self, dyn_mail *mail)
     dyn_mail *old = atomic_load_explicit(&self->newest, memory_order_relaxed);
     do {
         mail->next = old;
-    } while (!atomic_compare_exchange_weak_explicit(&self->newest, &old, mail, memory_order_acq_rel,
-                                                    memory_order_relaxed));
+    } while (
+        !atomic_compare_exchange_weak_explicit(&self->newest, &old, mail, memory_order_acq_rel, memory_order_relaxed));
     if (old != NULL) return; /* who made it non-empty wakes */
     ssize_t wrote;
     do {

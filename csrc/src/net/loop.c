@@ -107,8 +107,8 @@ void dyn_loop_post(dyn_loop *self, dyn_task *task)
     dyn_task *old = atomic_load_explicit(&self->newest, memory_order_relaxed);
     do {
         task->next = old;
-    } while (!atomic_compare_exchange_weak_explicit(&self->newest, &old, task, memory_order_acq_rel,
-                                                    memory_order_relaxed));
+    } while (
+        !atomic_compare_exchange_weak_explicit(&self->newest, &old, task, memory_order_acq_rel, memory_order_relaxed));
     if (old == NULL) uv_async_send(&self->wake);
 }
 
