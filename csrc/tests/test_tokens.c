@@ -1,0 +1,350 @@
+#include "dynamo/tokens.h"
+
+#include <math.h>
+
+#include "test.h"
+
+/* ---- a small vocabulary: ids 0..255 are the bytes, then words ---- */
+enum { EOS = 256, HELLO, EURO_HEAD, EURO_TAIL, SPACE_YES, EMPTY, VOCAB };
+static const char *const words[] = {"</s>", "Hello", "\xE2\x82", "\xAC", " yes", ""};
+
+static dyn_vocab *make_vocab(unsigned options)
+{
+    uint8_t bytes[512], flags[VOCAB] = {0};
+    uint32_t ends[VOCAB];
+    size_t size = 0;
+    dyn_vocab *vocab = NULL;
+    for (uint32_t i = 0; i < VOCAB; i++) {
+        if (i < 256) {
+            bytes[size++] = (uint8_t)i;
+        } else {
+            memcpy(bytes + size, words[i - 256], strlen(words[i - 256]));
+            size += strlen(words[i - 256]);
+        }
+        ends[i] = (uint32_t)size;
+    }
+    flags[EOS] = DYN_TOKEN_SPECIAL;
+    CHECK_EQ(dyn_vocab_new(&vocab, bytes, size, ends, flags, VOCAB, options), DYN_OK);
+    return vocab;
+}
+
+static const char *text_of(dyn_text *text)
+{
+    CHECK_EQ(dyn_text_append(text, "", 1), DYN_OK);
+    text->size--;
+    return text->data;
+}
+
+static void a_character_appears_when_it_is_complete(void)
+{
+    dyn_vocab *vocab = make_vocab(0);
+    dyn_detok *detok;
+    dyn_text out = {0};
+    CHECK_EQ(dyn_detok_new(&detok, vocab, 0), DYN_OK);
+    CHECK_EQ(dyn_detok_push(detok, (uint32_t[]){HELLO, EURO_HEAD}, 2, &out), DYN_OK);
+    CHECK_STR(text_of(&out), "Hello");
+    CHECK_EQ(dyn_detok_push(detok, (uint32_t[]){EURO_TAIL, SPACE_YES, EMPTY}, 3, &out), DYN_OK);
+    CHECK_STR(text_of(&out), "Hello\xE2\x82\xAC yes");
+    CHECK_EQ(dyn_detok_push(detok, (uint32_t[]){EURO_HEAD}, 1, &out), DYN_OK);
+    CHECK_EQ(dyn_detok_end(detok, &out), DYN_OK);
+    CHECK_STR(text_of(&out), "Hello\xE2\x82\xAC yes\xEF\xBF\xBD");
+    dyn_detok_free(detok);
+    dyn_vocab_unref(vocab);
+    dyn_text_free(&out);
+}
+
+static void special_tokens_are_hidden_unless_asked_for(void)
+{
+    for (unsigned flags = 0; flags <= DYN_DETOK_SPECIAL; flags++) {
+        dyn_vocab *vocab = make_vocab(0);
+        dyn_detok *detok;
+        dyn_text out = {0};
+        CHECK_EQ(dyn_detok_new(&detok, vocab, flags), DYN_OK);
+        CHECK_EQ(dyn_detok_push(detok, (uint32_t[]){HELLO, EOS, 123456789, HELLO}, 4, &out), DYN_OK);
+        CHECK_STR(text_of(&out), flags ? "Hello</s>Hello" : "HelloHello");
+        dyn_detok_free(detok);
+        dyn_vocab_unref(vocab);
+        dyn_text_free(&out);
+    }
+}
+
+static void the_first_space_goes_only_at_the_start_of_a_text(void)
+{
+    dyn_vocab *vocab = make_vocab(DYN_VOCAB_STRIP_SPACE);
+    for (unsigned flags = 0; flags <= DYN_DETOK_AT_START; flags += DYN_DETOK_AT_START) {
+        dyn_detok *detok;
+        dyn_text out = {0};
+        CHECK_EQ(dyn_detok_new(&detok, vocab, flags), DYN_OK);
+        CHECK_EQ(dyn_detok_push(detok, (uint32_t[]){EOS, EMPTY, SPACE_YES, SPACE_YES}, 4, &out), DYN_OK);
+        CHECK_STR(text_of(&out), flags ? "yes yes" : " yes yes");
+        dyn_detok_free(detok);
+        dyn_text_free(&out);
+    }
+    dyn_vocab_unref(vocab);
+}
+
+/* The naive twin of the decoder: looks at all bytes at once. */
+static size_t character_at(const uint8_t *p, size_t left)
+{
+    uint32_t c;
+    if (p[0] < 0x80) return 1;
+    for (size_t n = 2; n <= 4 && n <= left; n++) {
+        bool tail = true;
+        for (size_t i = 1; i < n; i++) tail &= (p[i] & 0xC0) == 0x80;
+        if (!tail) return 0;
+        if (n == 2 && (p[0] & 0xE0) == 0xC0 && (c = (p[0] & 31u) << 6 | (p[1] & 63u)) >= 0x80) return 2;
+        if (n == 3 && (p[0] & 0xF0) == 0xE0 && (c = (p[0] & 15u) << 12 | (p[1] & 63u) << 6 | (p[2] & 63u)) >= 0x800 &&
+            (c < 0xD800 || c > 0xDFFF))
+            return 3;
+        if (n == 4 && (p[0] & 0xF8) == 0xF0 &&
+            (c = (p[0] & 7u) << 18 | (p[1] & 63u) << 12 | (p[2] & 63u) << 6 | (p[3] & 63u)) >= 0x10000 && c <= 0x10FFFF)
+            return 4;
+    }
+    return 0;
+}
+static bool begins_a_character(const uint8_t *p, size_t size)
+{
+    static const uint8_t fill[] = {0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF};
+    uint8_t whole[4];
+    for (int i = 0; i < 216; i++) {
+        memcpy(whole, p, size);
+        for (size_t k = size, n = (size_t)i; k < 4; k++, n /= 6) whole[k] = fill[n % 6];
+        if (character_at(whole, 4) > size) return true;
+    }
+    return false;
+}
+static void naive_decode(const uint8_t *p, size_t size, dyn_text *out)
+{
+    for (size_t i = 0; i < size;) {
+        size_t n = character_at(p + i, size - i);
+        if (n > 0) {
+            dyn_text_append(out, p + i, n);
+        } else {
+            for (n = 3; n > 1 && (n > size - i || !begins_a_character(p + i, n)); n--) {}
+            dyn_text_append(out, "\xEF\xBF\xBD", 3);
+        }
+        i += n;
+    }
+}
+
+static uint32_t seed = 12345;
+static uint32_t dice(uint32_t sides)
+{
+    seed = seed * 1664525u + 1013904223u;
+    return (seed >> 8) % sides;
+}
+
+static void any_bytes_in_any_pieces_decode_like_the_naive_twin(void)
+{
+    static const uint8_t nasty[] = {0x00, 'a', 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xC1, 0xC2, 0xDF, 0xE0,
+                                    0xE1, 0xED, 0xEF, 0xF0, 0xF1, 0xF4, 0xF5, 0xFF, 0xE2, 0x82, 0xAC, 0x98, 0xB8};
+    dyn_vocab *vocab = make_vocab(0);
+    dyn_detok *detok;
+    CHECK_EQ(dyn_detok_new(&detok, vocab, 0), DYN_OK);
+    for (int round = 0; round < 20000; round++) {
+        uint8_t bytes[24];
+        uint32_t ids[24];
+        size_t size = dice(24);
+        dyn_text want = {0}, got = {0};
+        for (size_t i = 0; i < size; i++) ids[i] = bytes[i] = nasty[dice(sizeof(nasty))];
+        naive_decode(bytes, size, &want);
+        for (size_t i = 0, n; i < size; i += n) {
+            n = 1 + dice((uint32_t)(size - i));
+            CHECK_EQ(dyn_detok_push(detok, ids + i, n, &got), DYN_OK);
+        }
+        CHECK_EQ(dyn_detok_end(detok, &got), DYN_OK);
+        CHECK(got.size == want.size && (want.size == 0 || memcmp(got.data, want.data, got.size) == 0));
+        dyn_text_free(&want);
+        dyn_text_free(&got);
+    }
+    dyn_detok_free(detok);
+    dyn_vocab_unref(vocab);
+}
+
+static void a_vocabulary_with_wrong_ends_is_refused(void)
+{
+    dyn_vocab *vocab = NULL;
+    CHECK_EQ(dyn_vocab_new(&vocab, (const uint8_t *)"abc", 3, (uint32_t[]){2, 1}, NULL, 2, 0), DYN_EINVAL);
+    CHECK_EQ(dyn_vocab_new(&vocab, (const uint8_t *)"abc", 3, (uint32_t[]){2, 4}, NULL, 2, 0), DYN_EINVAL);
+    CHECK(vocab == NULL);
+    CHECK_EQ(dyn_vocab_new(&vocab, NULL, 0, NULL, NULL, 0, 0), DYN_OK);
+    CHECK_EQ(dyn_vocab_count(vocab), 0);
+    dyn_vocab_unref(dyn_vocab_ref(vocab));
+    dyn_vocab_unref(vocab);
+}
+
+/* ---- stop strings ---- */
+static dyn_stops *stops_of(const char *const *strings, size_t count)
+{
+    size_t sizes[8];
+    dyn_stops *stops = NULL;
+    for (size_t i = 0; i < count; i++) sizes[i] = strlen(strings[i]);
+    CHECK_EQ(dyn_stops_new(&stops, strings, sizes, count), DYN_OK);
+    return stops;
+}
+
+static void a_stop_string_is_cut_off_or_shown(void)
+{
+    dyn_stops *stops = stops_of((const char *[]){"</s>", "<end>"}, 2);
+    for (int include = 0; include < 2; include++) {
+        dyn_jail jail;
+        dyn_text out = {0};
+        dyn_jail_init(&jail, stops, include);
+        CHECK_EQ(dyn_jail_push(&jail, "a < b <e", 8, &out), 0);
+        CHECK_STR(text_of(&out), "a < b ");
+        CHECK_EQ(dyn_jail_held(&jail), 2);
+        CHECK_EQ(dyn_jail_push(&jail, "nd", 2, &out), 0);
+        CHECK_EQ(dyn_jail_push(&jail, "> more", 6, &out), 1);
+        CHECK_STR(text_of(&out), include ? "a < b <end>" : "a < b ");
+        CHECK_EQ(jail.matched, 1);
+        CHECK_EQ(dyn_jail_push(&jail, "later", 5, &out), 1);
+        CHECK_EQ(dyn_jail_end(&jail, &out), DYN_OK);
+        CHECK_STR(text_of(&out), include ? "a < b <end>" : "a < b ");
+        dyn_text_free(&out);
+    }
+    dyn_stops_unref(stops);
+}
+
+static void what_was_held_back_comes_at_the_end(void)
+{
+    dyn_stops *stops = stops_of((const char *[]){"abcabd"}, 1);
+    dyn_jail jail;
+    dyn_text out = {0};
+    dyn_jail_init(&jail, stops, false);
+    CHECK_EQ(dyn_jail_push(&jail, "xabcabc", 7, &out), 0);
+    CHECK_STR(text_of(&out), "xabc"); /* the last abc may still begin the stop string */
+    CHECK_EQ(dyn_jail_end(&jail, &out), DYN_OK);
+    CHECK_STR(text_of(&out), "xabcabc");
+    dyn_text_free(&out);
+    dyn_stops_unref(stops);
+}
+
+static void stop_strings_agree_with_the_naive_twin(void)
+{
+    for (int round = 0; round < 20000; round++) {
+        char strings[6][6], text[40];
+        const char *list[6];
+        size_t count = 1 + dice(6), size = dice(sizeof(text)), end, best = 0, held = 0;
+        bool include = dice(2);
+        for (size_t i = 0; i < count; i++) {
+            size_t n = 1 + dice(5);
+            for (size_t k = 0; k < n; k++) strings[i][k] = (char)('a' + dice(3));
+            strings[i][n] = '\0';
+            list[i] = strings[i];
+        }
+        for (size_t i = 0; i < size; i++) text[i] = (char)('a' + dice(4));
+        for (end = 1; end <= size && best == 0; end++) { /* the first end, then the longest */
+            for (size_t i = 0; i < count; i++) {
+                size_t n = strlen(strings[i]);
+                if (n <= end && n > best && memcmp(text + end - n, strings[i], n) == 0) best = n;
+            }
+        }
+        size_t want = best > 0 ? end - 1 - (include ? 0 : best) : size;
+        for (size_t n = 1; best == 0 && n < 6 && n <= size; n++) {
+            for (size_t i = 0; i < count; i++)
+                if (n < strlen(strings[i]) && memcmp(text + size - n, strings[i], n) == 0) held = n;
+        }
+        dyn_stops *stops = stops_of(list, count);
+        dyn_jail jail;
+        dyn_text out = {0};
+        int rc = 0;
+        dyn_jail_init(&jail, stops, include);
+        for (size_t i = 0, n; i < size && rc == 0; i += n) {
+            n = 1 + dice((uint32_t)(size - i));
+            rc = dyn_jail_push(&jail, text + i, n, &out);
+        }
+        CHECK_EQ(rc, best > 0);
+        CHECK_EQ(dyn_jail_held(&jail), held);
+        CHECK_EQ(dyn_jail_end(&jail, &out), DYN_OK);
+        CHECK(out.size == want && (want == 0 || memcmp(out.data, text, want) == 0));
+        dyn_text_free(&out);
+        dyn_stops_unref(stops);
+    }
+}
+
+static void absurd_stop_strings_are_refused(void)
+{
+    static char huge[DYN_STOPS_MAX_BYTES + 1];
+    const char *many[DYN_STOPS_MAX + 1];
+    size_t sizes[DYN_STOPS_MAX + 1];
+    dyn_stops *stops = NULL;
+    for (size_t i = 0; i <= DYN_STOPS_MAX; i++) many[i] = "x", sizes[i] = 1;
+    CHECK_EQ(dyn_stops_new(&stops, many, sizes, DYN_STOPS_MAX + 1), DYN_ELIMIT);
+    CHECK_EQ(dyn_stops_new(&stops, (const char *[]){huge}, (size_t[]){sizeof(huge)}, 1), DYN_ELIMIT);
+    CHECK_EQ(dyn_stops_new(&stops, (const char *[]){""}, (size_t[]){0}, 1), DYN_EINVAL);
+    CHECK_EQ(dyn_stops_new(&stops, (const char *[]){huge}, (size_t[]){sizeof(huge) - 1}, 1), DYN_OK);
+    dyn_stops_unref(stops);
+    CHECK_EQ(dyn_stops_new(&stops, NULL, NULL, 0), DYN_OK);
+    dyn_stops_unref(stops);
+}
+
+/* ---- columns ---- */
+static void a_batch_keeps_its_columns_together(void)
+{
+    dyn_token_batch *batch;
+    CHECK_EQ(dyn_token_batch_new(&batch, 0), DYN_OK);
+    CHECK_EQ(dyn_token_batch_append(batch, (uint32_t[]){7, 8}, (uint32_t[]){100, 101}, (float[]){-0.5f, -1}, 2), DYN_OK);
+    for (uint32_t i = 0; i < 100; i++) CHECK_EQ(dyn_token_batch_append(batch, &i, NULL, NULL, 1), DYN_OK);
+    CHECK_EQ(dyn_token_batch_count(batch), 102);
+    CHECK_EQ(dyn_token_batch_ids(batch)[1], 8);
+    CHECK_EQ(dyn_token_batch_ids(batch)[101], 99);
+    CHECK_EQ(dyn_token_batch_positions(batch)[101], 201);
+    CHECK(dyn_token_batch_logprobs(batch)[0] == -0.5f);
+    CHECK(isnan(dyn_token_batch_logprobs(batch)[50]));
+    CHECK_EQ((uintptr_t)dyn_token_batch_logprobs(batch) % 64, 0);
+    CHECK(dyn_token_batch_bytes(batch) >= 102 * 12);
+    dyn_token_batch_clear(batch);
+    CHECK_EQ(dyn_token_batch_count(batch), 0);
+    dyn_token_batch_free(batch);
+    CHECK_EQ(dyn_token_batch_new(&batch, (size_t)DYN_TOKEN_BATCH_MAX + 1), DYN_ERANGE);
+}
+
+static void a_failed_allocation_changes_nothing(void)
+{
+    static uint32_t ids[64];
+    dyn_vocab *vocab = make_vocab(0);
+    EACH_ALLOCATION_FAILS
+    {
+        dyn_detok *detok = NULL;
+        dyn_stops *stops = NULL;
+        dyn_token_batch *batch = NULL;
+        dyn_vocab *other = NULL;
+        dyn_text text = {0}, out = {0};
+        dyn_jail jail;
+        if ((rc = dyn_vocab_new(&other, (const uint8_t *)"ab", 2, (uint32_t[]){1, 2}, NULL, 2, 0)) < 0) goto done;
+        if ((rc = dyn_detok_new(&detok, vocab, 0)) < 0) goto done;
+        for (int i = 0; i < 64; i++) ids[i] = HELLO;
+        if ((rc = dyn_detok_push(detok, ids, 64, &text)) < 0) {
+            CHECK_EQ(text.size, 0);
+            goto done;
+        }
+        CHECK_EQ(text.size, 320);
+        if ((rc = dyn_stops_new(&stops, (const char *[]){"Hex"}, (size_t[]){3}, 1)) < 0) goto done;
+        dyn_jail_init(&jail, stops, false);
+        if ((rc = dyn_jail_push(&jail, text.data, text.size, &out)) < 0) {
+            CHECK_EQ(dyn_jail_held(&jail), 0);
+            CHECK_EQ(out.size, 0);
+            goto done;
+        }
+        if ((rc = dyn_jail_end(&jail, &out)) < 0) goto done;
+        CHECK_EQ(out.size, 320);
+        if ((rc = dyn_token_batch_new(&batch, 4)) < 0) goto done;
+        if ((rc = dyn_token_batch_append(batch, ids, NULL, NULL, 64)) < 0) CHECK_EQ(dyn_token_batch_count(batch), 0);
+    done:
+        dyn__fail_after = -1;
+        dyn_detok_free(detok);
+        dyn_stops_unref(stops);
+        dyn_token_batch_free(batch);
+        dyn_vocab_unref(other);
+        dyn_text_free(&text);
+        dyn_text_free(&out);
+    }
+    dyn_vocab_unref(vocab);
+}
+
+TEST_MAIN(TEST(a_character_appears_when_it_is_complete), TEST(special_tokens_are_hidden_unless_asked_for),
+          TEST(the_first_space_goes_only_at_the_start_of_a_text), TEST(any_bytes_in_any_pieces_decode_like_the_naive_twin),
+          TEST(a_vocabulary_with_wrong_ends_is_refused), TEST(a_stop_string_is_cut_off_or_shown),
+          TEST(what_was_held_back_comes_at_the_end), TEST(stop_strings_agree_with_the_naive_twin),
+          TEST(absurd_stop_strings_are_refused), TEST(a_batch_keeps_its_columns_together),
+          TEST(a_failed_allocation_changes_nothing))

@@ -1,0 +1,320 @@
+# cython: boundscheck=False, wraparound=False
+"""Token ids to text, a token at a time: the C area `tokens`."""
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.math cimport NAN
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memset
+
+from dynamo._errors cimport check
+from dynamo.c_tokens cimport *
+
+from array import array
+
+
+cdef class Vocab:
+    """What each token id stands for: an immutable table of bytes.
+
+    Parameters
+    ----------
+    tokens : sequence of bytes
+        The bytes of every id, in order. A token may be part of a character.
+    special : iterable of int
+        Ids of control tokens, which a detokeniser hides unless asked for.
+    strip_leading_space : bool
+        A text that begins with a space loses it (SentencePiece adds one).
+    """
+
+    def __init__(self, tokens, special=(), *, bint strip_leading_space=False):
+        if self.ptr != NULL:
+            raise TypeError("a Vocab cannot be made twice")
+        cdef bytes blob = b"".join(tokens)
+        cdef size_t count = len(tokens), i
+        cdef uint32_t at = 0
+        cdef int rc
+        cdef uint32_t *ends = <uint32_t *>PyMem_Malloc((count + 1) * sizeof(uint32_t))
+        cdef uint8_t *flags = <uint8_t *>PyMem_Malloc(count + 1)
+        try:
+            if ends == NULL or flags == NULL:
+                raise MemoryError()
+            memset(flags, 0, count)
+            if PyBytes_GET_SIZE(blob) >= 1 << 31:
+                raise OverflowError("a vocabulary of 2 GiB or more")
+            i = 0
+            for token in tokens:
+                at += len(token)
+                ends[i] = at
+                i += 1
+            for token in special:
+                if not 0 <= token < count:
+                    raise ValueError(f"special token {token}: the vocabulary has ids 0 to {count - 1}")
+                flags[<size_t>token] = DYN_TOKEN_SPECIAL
+            rc = dyn_vocab_new(&self.ptr, <const uint8_t *>PyBytes_AS_STRING(blob), PyBytes_GET_SIZE(blob), ends, flags,
+                               count, DYN_VOCAB_STRIP_SPACE if strip_leading_space else 0)
+            check(rc)
+        finally:
+            PyMem_Free(ends)
+            PyMem_Free(flags)
+
+    def __dealloc__(self):
+        dyn_vocab_unref(self.ptr)
+
+    def __len__(self):
+        return dyn_vocab_count(self.ptr)
+
+    def __getitem__(self, id):
+        """The bytes of one id."""
+        if not 0 <= id < dyn_vocab_count(self.ptr):
+            raise IndexError(f"token {id}: the vocabulary has ids 0 to {len(self) - 1}")
+        cdef size_t size
+        cdef const uint8_t *data = dyn_vocab_bytes(self.ptr, id, &size)
+        return (<const char *>data)[:size]
+
+    def is_special(self, uint32_t id):
+        return dyn_vocab_special(self.ptr, id)
+
+    def __repr__(self):
+        return f"Vocab({len(self)} tokens)"
+
+
+cdef const uint32_t[::1] _ids(object ids):
+    # Lists are taken too: convenience, not the fast path.
+    try:
+        return ids
+    except (TypeError, ValueError):
+        return array("I", ids)
+
+
+cdef str _take(dyn_text *text):
+    try:
+        return PyUnicode_DecodeUTF8(text.data, text.size, "strict") if text.size else ""
+    finally:
+        dyn_text_free(text)
+
+
+cdef class Detokenizer:
+    """Text out of ids as they come; only complete characters appear.
+
+    Parameters
+    ----------
+    vocab : Vocab
+    skip_special_tokens : bool
+    at_start : bool
+        The text begins here, so the vocabulary's `strip_leading_space` applies. False for what follows a prompt.
+
+    Examples
+    --------
+    >>> d = Detokenizer(Vocab([b"caf", b"\\xc3", b"\\xa9"]))
+    >>> d.push([0, 1]), d.push([2])
+    ('caf', 'é')
+    """
+
+    def __init__(self, Vocab vocab not None, *, bint skip_special_tokens=True, bint at_start=False):
+        if self.ptr != NULL:
+            raise TypeError("a Detokenizer cannot be made twice")
+        check(dyn_detok_new(&self.ptr, vocab.ptr, (0 if skip_special_tokens else DYN_DETOK_SPECIAL)
+                            | (DYN_DETOK_AT_START if at_start else 0)))
+
+    def __dealloc__(self):
+        dyn_detok_free(self.ptr)
+
+    def push(self, ids):
+        """The text that these ids complete."""
+        cdef const uint32_t[::1] view = _ids(ids)
+        cdef dyn_text out
+        memset(&out, 0, sizeof(out))
+        try:
+            check(dyn_detok_push(self.ptr, &view[0] if view.shape[0] else NULL, view.shape[0], &out))
+        except BaseException:
+            dyn_text_free(&out)
+            raise
+        return _take(&out)
+
+    def end(self):
+        """No more ids: an unfinished character becomes U+FFFD."""
+        cdef dyn_text out
+        memset(&out, 0, sizeof(out))
+        check(dyn_detok_end(self.ptr, &out))
+        return _take(&out)
+
+
+cdef class StopStrings:
+    """A compiled set of stop strings; share it between matchers."""
+
+    def __init__(self, strings):
+        if self.ptr != NULL:
+            raise TypeError("a StopStrings cannot be made twice")
+        self.strings = tuple(strings)
+        encoded = [text.encode() for text in self.strings]
+        cdef size_t count = len(encoded), i
+        cdef const char **texts = <const char **>PyMem_Malloc((count + 1) * sizeof(char *))
+        cdef size_t *sizes = <size_t *>PyMem_Malloc((count + 1) * sizeof(size_t))
+        try:
+            if texts == NULL or sizes == NULL:
+                raise MemoryError()
+            for i in range(count):
+                texts[i] = PyBytes_AS_STRING(encoded[i])
+                sizes[i] = PyBytes_GET_SIZE(encoded[i])
+            check(dyn_stops_new(&self.ptr, texts, sizes, count))
+        finally:
+            PyMem_Free(texts)
+            PyMem_Free(sizes)
+
+    def __dealloc__(self):
+        dyn_stops_unref(self.ptr)
+
+    def __repr__(self):
+        return f"StopStrings({list(self.strings)!r})"
+
+
+cdef class StopMatcher:
+    """One text on its way past stop strings; what may still become one is held back.
+
+    Parameters
+    ----------
+    stops : StopStrings or iterable of str
+    include_stop : bool
+        Show the stop string itself.
+    """
+
+    def __init__(self, stops, *, bint include_stop=False):
+        self.stops = stops if isinstance(stops, StopStrings) else StopStrings(stops)
+        dyn_jail_init(&self.jail, self.stops.ptr, include_stop)
+
+    def push(self, str text not None):
+        """What may be shown now, and whether a stop string is complete."""
+        cdef bytes data = text.encode()
+        cdef dyn_text out
+        cdef int done
+        memset(&out, 0, sizeof(out))
+        done = check(dyn_jail_push(&self.jail, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &out))
+        return _take(&out), done == 1
+
+    def end(self):
+        """No more text: what was held back."""
+        cdef dyn_text out
+        memset(&out, 0, sizeof(out))
+        check(dyn_jail_end(&self.jail, &out))
+        return _take(&out)
+
+    @property
+    def held(self):
+        """Bytes held back."""
+        return dyn_jail_held(&self.jail)
+
+    @property
+    def matched(self):
+        """The stop string that matched, or None."""
+        return self.stops.strings[self.jail.matched] if self.jail.matched >= 0 else None
+
+
+cdef class _Column:
+    # One column of a batch, shown by the buffer protocol.
+    cdef TokenBatch batch
+    cdef void *data
+    cdef bytes format
+    cdef Py_ssize_t shape[1]
+    cdef Py_ssize_t strides[1]
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        if flags & PyBUF_WRITABLE:
+            raise BufferError("the columns of a TokenBatch are read-only")
+        view.buf = self.data
+        view.obj = self
+        view.len = self.shape[0] * 4
+        view.itemsize = 4
+        view.readonly = 1
+        view.ndim = 1
+        view.format = PyBytes_AS_STRING(self.format) if flags & PyBUF_FORMAT else NULL
+        view.shape = self.shape if flags & PyBUF_ND else NULL
+        view.strides = self.strides if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
+        view.suboffsets = NULL
+        view.internal = NULL
+        self.batch.pins += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        self.batch.pins -= 1
+
+
+cdef class TokenBatch:
+    """Tokens in columns: ids, positions, log probabilities.
+
+    The columns are views of the batch's memory; while one lives, `append` and `clear` raise BufferError.
+    """
+
+    def __init__(self, size_t reserve=0):
+        if self.ptr != NULL:
+            raise TypeError("a TokenBatch cannot be made twice")
+        check(dyn_token_batch_new(&self.ptr, reserve))
+
+    def __dealloc__(self):
+        dyn_token_batch_free(self.ptr)
+
+    cdef int ready_to_write(self) except -1:
+        if self.pins:
+            raise BufferError(f"the batch has {self.pins} reader(s): drop the arrays that view it first")
+        return 0
+
+    cdef object column(self, const void *data, bytes format):
+        import numpy
+        if data == NULL:
+            return numpy.empty(0, numpy.float32 if format == b"f" else numpy.uint32)
+        cdef _Column column = _Column()
+        column.batch = self
+        column.data = <void *>data
+        column.format = format
+        column.shape[0] = dyn_token_batch_count(self.ptr)
+        column.strides[0] = 4
+        return numpy.asarray(column)
+
+    def append(self, ids, positions=None, logprobs=None):
+        """Add tokens. Positions count on from the last when not given; unknown log probabilities are NaN."""
+        cdef const uint32_t[::1] id_view = _ids(ids)
+        cdef const uint32_t[::1] position_view = None if positions is None else _ids(positions)
+        cdef const float[::1] logprob_view = None
+        cdef Py_ssize_t count = id_view.shape[0]
+        if logprobs is not None:
+            try:
+                logprob_view = logprobs
+            except (TypeError, ValueError):
+                logprob_view = array("f", [NAN if value is None else value for value in logprobs])
+        if (positions is not None and position_view.shape[0] != count) or (
+                logprobs is not None and logprob_view.shape[0] != count):
+            raise ValueError(f"the columns differ in length; ids has {count}")
+        self.ready_to_write()
+        if count:
+            check(dyn_token_batch_append(self.ptr, &id_view[0], NULL if positions is None else &position_view[0],
+                                         NULL if logprobs is None else &logprob_view[0], count))
+
+    def clear(self):
+        """Forget all tokens; the memory stays."""
+        self.ready_to_write()
+        dyn_token_batch_clear(self.ptr)
+
+    @property
+    def ids(self):
+        """uint32 view."""
+        return self.column(dyn_token_batch_ids(self.ptr), b"I")
+
+    @property
+    def positions(self):
+        """uint32 view."""
+        return self.column(dyn_token_batch_positions(self.ptr), b"I")
+
+    @property
+    def logprobs(self):
+        """float32 view, NaN where unknown."""
+        return self.column(dyn_token_batch_logprobs(self.ptr), b"f")
+
+    @property
+    def nbytes(self):
+        """Memory in use, in bytes."""
+        return dyn_token_batch_bytes(self.ptr)
+
+    def __len__(self):
+        return dyn_token_batch_count(self.ptr)
+
+    def __repr__(self):
+        return f"TokenBatch({len(self)} tokens)"
