@@ -193,6 +193,38 @@ static void running_out_of_memory_is_an_error_and_nothing_else(void)
     }
 }
 
+static void the_engine_mails_what_each_step_gives(void)
+{
+    dyn_mocker_config config;
+    dyn_mocker_engine *engine = NULL;
+    dyn_mailbox *box;
+    size_t tokens = 0, finished = 0;
+    int owner;
+    dyn_mocker_config_init(&config);
+    config.blocks = 256, config.block_size = 4;
+    CHECK_EQ(dyn_mailbox_new(&box), DYN_OK);
+    CHECK_EQ(dyn_mocker_engine_new(&engine, &config, -1.0, NULL, box, NULL), DYN_EINVAL);
+    CHECK_EQ(dyn_mocker_engine_new(&engine, &config, 1000.0, NULL, box, &owner), DYN_OK);
+    for (uint64_t id = 0; id < 10; id++) CHECK_EQ(dyn_mocker_engine_submit(engine, id, prompt, 30, 20), DYN_OK);
+    while (finished < 10 && dyn_mailbox_wait(box, 10000) == DYN_OK) {
+        for (dyn_mail *mail = dyn_mailbox_take(box), *next; mail != NULL; mail = next) {
+            dyn_mocker_mail *step = (dyn_mocker_mail *)mail;
+            next = mail->next;
+            CHECK(mail->owner == &owner);
+            for (size_t i = 0; i < step->count; i++) tokens++, finished += step->tokens[i].finished;
+            mail->drop(mail);
+        }
+    }
+    CHECK_EQ(tokens, 200);
+    dyn_mocker_stats stats;
+    dyn_mocker_engine_get_stats(engine, &stats);
+    CHECK_EQ(stats.finished, 10);
+    CHECK_EQ(dyn_mocker_engine_cancel(engine, 3), DYN_ENOENT);
+    dyn_mocker_engine_submit(engine, 3, prompt, 30, 20);
+    dyn_mocker_engine_free(engine);
+    dyn_mailbox_unref(box);
+}
+
 static void fill_prompt(void)
 {
     for (uint32_t i = 0; i < DYN__COUNT(prompt); i++) prompt[i] = i * 2654435761u;
@@ -201,4 +233,5 @@ static void fill_prompt(void)
 TEST_MAIN(TEST(fill_prompt), TEST(a_request_gets_its_tokens_and_the_time_of_the_formulas),
           TEST(a_second_request_finds_the_prefix), TEST(the_rest_is_the_same_after_going_on_elsewhere),
           TEST(a_full_pool_preempts_and_everyone_still_gets_all_tokens), TEST(random_work_keeps_pool_and_events_true),
-          TEST(refusals_name_the_value), TEST(running_out_of_memory_is_an_error_and_nothing_else))
+          TEST(refusals_name_the_value), TEST(running_out_of_memory_is_an_error_and_nothing_else),
+          TEST(the_engine_mails_what_each_step_gives))

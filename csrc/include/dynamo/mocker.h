@@ -20,6 +20,7 @@
 #define DYNAMO_MOCKER_H
 
 #include "dynamo/common.h"
+#include "dynamo/mailbox.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -102,6 +103,34 @@ DYN_API size_t dyn_mocker_bytes(const dyn_mocker *self); /* memory in use */
 /* The formulas alone. */
 DYN_API double dyn_mocker_prefill_ms(enum dyn_mocker_timing timing, size_t new_tokens);
 DYN_API double dyn_mocker_decode_ms(enum dyn_mocker_timing timing, double active_fraction);
+
+/* ---- in real time -------------------------------------------------------------------------------
+ * A thread of its own steps a mocker and sleeps as long as each step takes, divided by the speed-up. What a step
+ * gave leaves together at its end: one mail with the tokens of all requests.
+ * Threads  every call below may be made from any thread.
+ */
+typedef struct dyn_mocker_mail {
+    dyn_mail mail; /* owner: as given to dyn_mocker_engine_new; drop frees it */
+    size_t count;
+    dyn_mocker_token tokens[];
+} dyn_mocker_mail;
+
+typedef struct dyn_mocker_engine dyn_mocker_engine;
+/* Start the thread.
+ * speedup  how many times faster than the formulas; 0: as fast as it computes.
+ * events   stored and removed are called on the engine's thread (its other members are not used); copied; may be NULL.
+ * box      receives the mails; a reference is kept.
+ * errors   as dyn_mocker_new(); DYN_EIO when no thread could start. */
+DYN_API int dyn_mocker_engine_new(dyn_mocker_engine **out, const dyn_mocker_config *config, double speedup,
+                                  const dyn_mocker_sink *events, dyn_mailbox *box, void *owner);
+/* Stop and join the thread; nothing is mailed or told afterwards. NULL is allowed. */
+DYN_API void dyn_mocker_engine_free(dyn_mocker_engine *self);
+/* As the functions of the same name without "engine". */
+DYN_API int dyn_mocker_engine_submit(dyn_mocker_engine *self, uint64_t request, const uint32_t *tokens, size_t count,
+                                     size_t output);
+DYN_API int dyn_mocker_engine_cancel(dyn_mocker_engine *self, uint64_t request);
+DYN_API void dyn_mocker_engine_clear(dyn_mocker_engine *self);
+DYN_API void dyn_mocker_engine_get_stats(dyn_mocker_engine *self, dyn_mocker_stats *out);
 
 #ifdef __cplusplus
 }
