@@ -5,6 +5,8 @@
  * I1  A task is run exactly once, also when it was posted while the loop was stopping.
  * I2  uv_async_send is called only when the stack was empty; the handler takes the whole stack.
  */
+#include <stdio.h>
+
 #include <uv.h>
 
 #include "common/common.h"
@@ -123,6 +125,7 @@ struct call {
     int (*fn)(void *arg);
     void *arg;
     int result;
+    char detail[512]; /* the sentence about a failure belongs to the thread that asked */
     uv_sem_t done;
 };
 
@@ -130,6 +133,10 @@ static void run_call(dyn_task *task)
 {
     struct call *call = DYN__CONTAINER(task, struct call, task);
     call->result = call->fn(call->arg);
+    if (call->result < 0) {
+        snprintf(call->detail, sizeof(call->detail), "%s", dyn_error_detail());
+        dyn_error_clear();
+    }
     uv_sem_post(&call->done);
 }
 
@@ -141,6 +148,7 @@ int dyn_loop_run(dyn_loop *self, int (*fn)(void *arg), void *arg)
     dyn_loop_post(self, &call.task);
     uv_sem_wait(&call.done);
     uv_sem_destroy(&call.done);
+    if (call.result < 0 && call.detail[0] != '\0') return dyn__fail(call.result, "%s", call.detail);
     return call.result;
 }
 
