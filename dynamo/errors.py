@@ -6,6 +6,7 @@ Every class is a `DynamoError` and, where Python has one, also the builtin a cal
 """
 
 __all__ = [
+    "BlockError",
     "Cancelled",
     "ConnectionFailed",
     "DynamoError",
@@ -31,6 +32,10 @@ class InvalidArgument(DynamoError, ValueError):
 
 class NotFound(DynamoError, LookupError):
     """What was asked for does not exist."""
+
+
+class BlockError(DynamoError, RuntimeError):
+    """A KV event names a block or parent that the index does not know for that worker."""
 
 
 class ConnectionFailed(DynamoError, ConnectionError):
