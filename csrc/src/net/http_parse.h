@@ -1,0 +1,46 @@
+/* http_parse.h -- the small face of the HTTP parser: llhttp (DYN_LLHTTP) or http-parser behind it.
+ *
+ * The caller finds the end of the head itself (http_gate.c) and gives exactly those bytes, so that what the
+ * parser and the gate take for the end of a request must agree.
+ */
+#ifndef DYN_NET_HTTP_PARSE_H
+#define DYN_NET_HTTP_PARSE_H
+
+#include "common/common.h"
+#ifdef DYN_LLHTTP
+#include <llhttp.h>
+#else
+#include <http_parser.h>
+#endif
+
+typedef struct dyn__http_parser {
+#ifdef DYN_LLHTTP
+    llhttp_t raw;
+#else
+    http_parser raw;
+#endif
+    /* Where the pieces go; a sink returns 0, or the HTTP status of its refusal. */
+    int (*on_url)(void *user, const char *data, size_t length);
+    int (*on_name)(void *user, const char *data, size_t length);
+    int (*on_value)(void *user, const char *data, size_t length);
+    int (*on_body)(void *user, const char *data, size_t length);
+    void *user;
+    int status; /* of the sink that refused; 0: none did */
+    bool head_done, message_done;
+} dyn__http_parser;
+
+/* Before each message; leaves the sinks as they are. */
+void dyn__http_parser_reset(dyn__http_parser *self);
+/* Parse bytes of the head. 0, or the status to refuse with. head_done says when the head is complete. */
+int dyn__http_parse_head(dyn__http_parser *self, const char *data, size_t length);
+/* Parse bytes of a chunked body behind a complete head; `used` of them belong to this message. 0 or a status. */
+int dyn__http_parse_chunks(dyn__http_parser *self, const char *data, size_t length, size_t *used);
+const char *dyn__http_parser_method(const dyn__http_parser *self);
+
+/* The gate: lines end in CR LF, nothing else; no line begins with a blank; no NUL.
+ * state    0 before the first byte.
+ * Returns how many bytes belong to the head (state is DYN__HTTP_HEAD_END at its end), or -1 to refuse. */
+enum { DYN__HTTP_LINE_FIRST = 0, DYN__HTTP_IN_LINE, DYN__HTTP_SAW_CR, DYN__HTTP_LINE_START, DYN__HTTP_LAST_CR, DYN__HTTP_HEAD_END };
+ptrdiff_t dyn__http_gate(int *state, const char *data, size_t length);
+
+#endif
