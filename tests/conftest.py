@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.tiny_gguf import tiny_bpe_gguf, tiny_gguf  # noqa: F401 -- fixtures
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
 
