@@ -1,5 +1,12 @@
 /* test_discovery.c -- the store: keys, mem and file, leases, watches. */
+#include <dirent.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <signal.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <uv.h>
 
@@ -60,6 +67,14 @@ static void log_free(struct log *log)
 {
     uv_cond_destroy(&log->changed);
     uv_mutex_destroy(&log->lock);
+}
+static const char *told(struct log *log)
+{
+    static char copy[sizeof(log->text)];
+    uv_mutex_lock(&log->lock);
+    memcpy(copy, log->text, sizeof(copy));
+    uv_mutex_unlock(&log->lock);
+    return copy;
 }
 /* Wait until the text holds this, ten seconds at most; returns how long it took, in ms. */
 static long long wait_for(struct log *log, const char *what)
@@ -141,15 +156,15 @@ static void a_watch_is_told_what_is_there_then_what_changes(void)
     CHECK_EQ(put_text(store, "v1/instances/other/a", "x"), DYN_OK);
     CHECK_EQ(put_text(store, "v1/instancesx/ns/a", "x"), DYN_OK);
     CHECK_EQ(dyn_store_watch(store, "v1/instances/ns/", &EVENTS, &log, &log.watch), DYN_OK);
-    CHECK_STR(log.text, "+v1/instances/ns/a=1 +v1/instances/ns/b=2 ! ");
+    CHECK_STR(told(&log), "+v1/instances/ns/a=1 +v1/instances/ns/b=2 ! ");
     CHECK_EQ(put_text(store, "v1/instances/ns/a", "3"), DYN_OK);
     CHECK_EQ(dyn_store_delete(store, "v1/instances/ns/b"), DYN_OK);
     CHECK_EQ(dyn_store_delete(store, "v1/instances/ns/b"), DYN_ENOENT);
     CHECK_EQ(put_text(store, "v1/instances/other/b", "x"), DYN_OK);
-    CHECK(strstr(log.text, "! +v1/instances/ns/a=3 -v1/instances/ns/b ") != NULL);
+    CHECK(strstr(told(&log), "! +v1/instances/ns/a=3 -v1/instances/ns/b ") != NULL);
     dyn_watch_close(log.watch);
     CHECK_EQ(put_text(store, "v1/instances/ns/c", "4"), DYN_OK);
-    CHECK(strstr(log.text, "ns/c") == NULL);
+    CHECK(strstr(told(&log), "ns/c") == NULL);
     dyn_store_unref(store);
     dyn_loop_unref(loop);
     log_free(&log);
@@ -172,9 +187,9 @@ static void a_lease_takes_its_keys_with_it(void)
     CHECK_EQ(dyn_store_put(store, "a/b/3", "z", 1, other, false), DYN_OK); /* is the other's now */
     CHECK_EQ(dyn_store_watch(store, "a/b", &EVENTS, &log, &log.watch), DYN_OK);
     dyn_lease_revoke(lease);
-    CHECK_STR(log.text, "+a/b/1=x +a/b/2=y +a/b/3=z ! -a/b/1 ");
+    CHECK_STR(told(&log), "+a/b/1=x +a/b/2=y +a/b/3=z ! -a/b/1 ");
     dyn_store_unref(store); /* the handles are given back later */
-    CHECK_STR(log.text, "+a/b/1=x +a/b/2=y +a/b/3=z ! -a/b/1 ");
+    CHECK_STR(told(&log), "+a/b/1=x +a/b/2=y +a/b/3=z ! -a/b/1 ");
     dyn_lease_revoke(other);
     dyn_watch_close(log.watch);
     dyn_loop_unref(loop);
@@ -190,14 +205,14 @@ static void a_refused_callback_is_told_again(void)
     log.refuse = 2;
     CHECK_EQ(put_text(store, "a/b/1", "x"), DYN_OK);
     CHECK_EQ(dyn_store_watch(store, "a/b", &EVENTS, &log, &log.watch), DYN_OK);
-    CHECK_STR(log.text, "");
+    CHECK_STR(told(&log), "");
     dyn_watch_resume(log.watch); /* refused once more; the timer comes by */
     wait_for(&log, "+a/b/1=x ! ");
-    log.refuse = 1;
+    uv_mutex_lock(&log.lock), log.refuse = 1, uv_mutex_unlock(&log.lock);
     CHECK_EQ(dyn_store_delete(store, "a/b/1"), DYN_OK); /* refused */
     CHECK_EQ(put_text(store, "a/b/1", "y"), DYN_OK);
     dyn_watch_resume(log.watch);
-    CHECK_STR(log.text, "+a/b/1=x ! +a/b/1=y ");
+    CHECK_STR(told(&log), "+a/b/1=x ! +a/b/1=y ");
     dyn_watch_close(log.watch);
     dyn_store_unref(store);
     dyn_loop_unref(loop);
@@ -214,9 +229,9 @@ static void a_watch_may_be_closed_from_its_callback(void)
     put_text(store, "a/b/1", "x");
     put_text(store, "a/b/2", "x");
     CHECK_EQ(dyn_store_watch(store, "a/b", &EVENTS, &log, &log.watch), DYN_OK);
-    CHECK_STR(log.text, "+a/b/1=x ");
+    CHECK_STR(told(&log), "+a/b/1=x ");
     put_text(store, "a/b/3", "x");
-    CHECK_STR(log.text, "+a/b/1=x ");
+    CHECK_STR(told(&log), "+a/b/1=x ");
     dyn_store_unref(store);
     dyn_loop_unref(loop);
     log_free(&log);
@@ -241,7 +256,7 @@ static void a_callback_may_change_the_store(void)
     put_text(log.store, "a/b/5", "x");
     put_text(log.store, "a/b/7", "x");
     CHECK_EQ(dyn_store_watch(log.store, "a/b", &events, &log, &log.watch), DYN_OK);
-    CHECK_STR(log.text, "+a/b/5=x +a/b/1=early ! ");
+    CHECK_STR(told(&log), "+a/b/5=x +a/b/1=early ! ");
     dyn_watch_close(log.watch);
     dyn_store_unref(log.store);
     dyn_loop_unref(loop);
@@ -310,8 +325,8 @@ static int live(void *arg)
                 int n = 0;
                 dyn_store_list(store, "a/b", count_keys, &n);
                 dyn_watch_resume(log.watch);
-                CHECK(strstr(log.text, "+a/b/1=x") != NULL && strchr(log.text, '!') != NULL);
-                CHECK((strstr(log.text, "+a/b/2") != NULL) == (strstr(log.text, "-a/b/2") != NULL) || n == 2);
+                CHECK(strstr(told(&log), "+a/b/1=x") != NULL && strchr(told(&log), '!') != NULL);
+                CHECK((strstr(told(&log), "+a/b/2") != NULL) == (strstr(told(&log), "-a/b/2") != NULL) || n == 2);
             }
             dyn_buf_unref(value), value = NULL;
             dyn_lease_revoke(lease), lease = NULL;
@@ -322,10 +337,21 @@ static int live(void *arg)
     }
     return DYN_OK;
 }
+static int nothing(void *arg)
+{
+    (void)arg;
+    return DYN_OK;
+}
+/* On the loop thread a store closes without waiting for its handles: let the loop turn. */
+static void live_on(dyn_loop *loop, struct life *life)
+{
+    dyn_loop_run(loop, live, life);
+    for (int turn = 0; turn < 3; turn++) dyn_loop_run(loop, nothing, NULL);
+}
 static void failing_allocations_leave_the_mem_store_whole(void)
 {
     struct life life = {new_loop(), "mem", NULL};
-    dyn_loop_run(life.loop, live, &life);
+    live_on(life.loop, &life);
     dyn_loop_unref(life.loop);
 }
 
@@ -373,10 +399,323 @@ static void many_threads_may_use_a_store(void)
     dyn_loop_unref(loop);
 }
 
-#define MEM_TESTS                                                                                                      \
-    TEST(keys_are_checked), TEST(names_follow_the_layout_of_the_original),                                             \
-        TEST(a_watch_is_told_what_is_there_then_what_changes), TEST(a_lease_takes_its_keys_with_it),                   \
-        TEST(a_refused_callback_is_told_again), TEST(a_watch_may_be_closed_from_its_callback),                         \
-        TEST(a_callback_may_change_the_store), TEST(wrong_input_is_refused_with_a_sentence),                           \
-        TEST(failing_allocations_leave_the_mem_store_whole), TEST(many_threads_may_use_a_store)
-TEST_MAIN(MEM_TESTS)
+/* ---- file -------------------------------------------------------------------------------------- */
+#define TTL 2000
+
+static char root[256];
+static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *ftw)
+{
+    (void)st, (void)kind, (void)ftw;
+    return remove(path);
+}
+static void remove_tree(const char *path)
+{
+    nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+static void new_root(void)
+{
+    const char *temporary = getenv("TMPDIR");
+    snprintf(root, sizeof(root), "%s/dyn_test_XXXXXX", temporary ? temporary : "/tmp");
+    CHECK(mkdtemp(root) != NULL);
+}
+static char *in_root(const char *name)
+{
+    static char paths[4][512];
+    static int next;
+    char *path = paths[next++ % 4];
+    snprintf(path, sizeof(paths[0]), "%s/%s", root, name);
+    return path;
+}
+static dyn_store *open_file(dyn_loop *loop)
+{
+    dyn_store *store = NULL;
+    CHECK_EQ(dyn_store_open(&store, loop, "file", root, TTL), DYN_OK);
+    return store;
+}
+static bool there(const char *name)
+{
+    struct stat st;
+    return lstat(in_root(name), &st) == 0;
+}
+
+static void a_file_store_keeps_the_layout_and_cleans_up(void)
+{
+    new_root();
+    dyn_loop *loop = new_loop();
+    dyn_store *store = open_file(loop);
+    dyn_lease *lease;
+    char text[16] = "";
+    CHECK_EQ(dyn_lease_new(store, &lease), DYN_OK);
+    CHECK_EQ(dyn_store_put(store, "v1/instances/my-ns/comp/ep/1f", "value", 5, lease, true), DYN_OK);
+    CHECK_EQ(put_text(store, "v1/mdc/x", "a"), DYN_OK);
+    CHECK_EQ(put_text(store, "v1/mdc/x", "b"), DYN_OK);
+    CHECK_EQ(put_text(store, "v1/mdc/y", "c"), DYN_OK);
+    int fd = open(in_root("v1/instances/my%2Dns%2Fcomp%2Fep%2F1f"), O_RDONLY);
+    CHECK_EQ(read(fd, text, sizeof(text)), 5);
+    close(fd);
+    CHECK_STR(text, "value");
+    dyn_lease_revoke(lease);
+    CHECK(!there("v1/instances/my%2Dns%2Fcomp%2Fep%2F1f"));
+    CHECK(there("v1/mdc/x"));
+    CHECK_EQ(dyn_store_delete(store, "v1/mdc/y"), DYN_OK);
+    dyn_store_unref(store);
+    CHECK(!there("v1/mdc/x"));
+    CHECK_EQ(rmdir(in_root("v1/mdc")), 0); /* nothing left, no temporary file either */
+    CHECK_EQ(rmdir(in_root("v1/instances")), 0);
+    dyn_loop_unref(loop);
+    remove_tree(root);
+}
+
+static void two_file_stores_see_each_other(void)
+{
+    new_root();
+    dyn_loop *loop = new_loop(), *other_loop = new_loop();
+    dyn_store *store = open_file(loop), *other = open_file(other_loop);
+    dyn_buf *value = NULL;
+    struct log log;
+    int n = -100;
+    log_init(&log);
+    CHECK_EQ(put_text(other, "a/b/1", "x"), DYN_OK);
+    CHECK_EQ(dyn_store_watch(store, "a/b", &EVENTS, &log, &log.watch), DYN_OK);
+    CHECK_STR(told(&log), "+a/b/1=x ! ");
+    CHECK_EQ(put_text(other, "a/b/1", "y"), DYN_OK);
+    wait_for(&log, "+a/b/1=y ");
+    CHECK_EQ(dyn_store_put(store, "a/b/1", "z", 1, NULL, true), DYN_EEXIST);
+    CHECK_EQ(dyn_store_put(store, "a/b/2", "z", 1, NULL, true), DYN_OK);
+    CHECK_EQ(dyn_store_list(other, "a/b", count_keys, &n), DYN_OK);
+    CHECK_EQ(n, -98);
+    CHECK_EQ(dyn_store_get(other, "a/b/2", &value), DYN_OK);
+    CHECK_EQ(*dyn_buf_data(value), 'z');
+    dyn_buf_unref(value);
+    dyn_store_unref(other);
+    wait_for(&log, "-a/b/1 ");
+    dyn_watch_close(log.watch);
+    dyn_store_unref(store);
+    dyn_loop_unref(loop);
+    dyn_loop_unref(other_loop);
+    log_free(&log);
+    remove_tree(root);
+}
+
+/* A process that puts a key and lives until it is killed; returns when the key is there. */
+static pid_t start_owner(const char *key)
+{
+    int ready[2];
+    char c;
+    CHECK_EQ(pipe(ready), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        dyn_loop *loop = new_loop();
+        dyn_store *store = open_file(loop);
+        if (put_text(store, key, "alive") != DYN_OK || write(ready[1], "x", 1) != 1) _exit(1);
+        for (;;) pause();
+    }
+    CHECK_EQ(read(ready[0], &c, 1), 1);
+    close(ready[0]);
+    close(ready[1]);
+    return pid;
+}
+
+static void a_killed_owner_vanishes_within_its_ttl(void)
+{
+    new_root();
+    pid_t pid = start_owner("a/b/1"), other = start_owner("a/b/2");
+    dyn_loop *loop = new_loop();
+    dyn_store *store = open_file(loop);
+    struct log log;
+    log_init(&log);
+    CHECK_EQ(dyn_store_watch(store, "a/b", &EVENTS, &log, &log.watch), DYN_OK);
+    CHECK_STR(told(&log), "+a/b/1=alive +a/b/2=alive ! ");
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    CHECK(wait_for(&log, "-a/b/1 ") <= TTL + 1000);
+    CHECK(!there("a/b/1")); /* cleared away */
+    CHECK(strstr(told(&log), "-a/b/2") == NULL); /* more than a TTL old, and touched */
+    kill(other, SIGKILL);
+    waitpid(other, NULL, 0);
+    CHECK(wait_for(&log, "-a/b/2 ") <= TTL + 1000);
+    dyn_watch_close(log.watch);
+    dyn_store_unref(store);
+    dyn_loop_unref(loop);
+    log_free(&log);
+    remove_tree(root);
+}
+
+static void a_process_that_was_stopped_comes_back(void)
+{
+    new_root();
+    pid_t pid = start_owner("a/b/1");
+    dyn_loop *loop = new_loop();
+    dyn_store *store = open_file(loop);
+    struct log log;
+    log_init(&log);
+    CHECK_EQ(dyn_store_watch(store, "a/b", &EVENTS, &log, &log.watch), DYN_OK);
+    kill(pid, SIGSTOP);
+    wait_for(&log, "-a/b/1 ");
+    kill(pid, SIGCONT);
+    wait_for(&log, "-a/b/1 +a/b/1=alive ");
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    dyn_watch_close(log.watch);
+    dyn_store_unref(store);
+    dyn_loop_unref(loop);
+    log_free(&log);
+    remove_tree(root);
+}
+
+static void a_removed_folder_is_filled_again(void)
+{
+    new_root();
+    dyn_loop *loop = new_loop();
+    dyn_store *store = open_file(loop), *other = open_file(loop);
+    struct log log;
+    log_init(&log);
+    CHECK_EQ(put_text(store, "a/b/1", "x"), DYN_OK);
+    CHECK_EQ(dyn_store_watch(other, "a/b", &EVENTS, &log, &log.watch), DYN_OK);
+    remove_tree(root);
+    wait_for(&log, "-a/b/1 +a/b/1=x ");
+    CHECK(there("a/b/1"));
+    dyn_watch_close(log.watch);
+    dyn_store_unref(store);
+    dyn_store_unref(other);
+    dyn_loop_unref(loop);
+    log_free(&log);
+    remove_tree(root);
+}
+
+static void what_another_deletes_stays_deleted(void)
+{
+    new_root();
+    dyn_loop *loop = new_loop();
+    dyn_store *store = open_file(loop), *other = open_file(loop);
+    struct log log;
+    log_init(&log);
+    CHECK_EQ(put_text(store, "a/b/1", "x"), DYN_OK);
+    CHECK_EQ(put_text(store, "a/b/2", "x"), DYN_OK);
+    CHECK_EQ(dyn_store_watch(store, "a/b", &EVENTS, &log, &log.watch), DYN_OK);
+    CHECK_EQ(dyn_store_delete(other, "a/b/1"), DYN_OK);
+    CHECK_EQ(put_text(other, "a/b/2", "theirs"), DYN_OK);
+    wait_for(&log, "-a/b/1 ");
+    wait_for(&log, "+a/b/2=theirs ");
+    usleep(1300000); /* over a touch */
+    CHECK(!there("a/b/1"));
+    dyn_watch_close(log.watch);
+    dyn_store_unref(store);
+    CHECK(there("a/b/2")); /* is the other's now */
+    dyn_store_unref(other);
+    CHECK(!there("a/b/2"));
+    dyn_loop_unref(loop);
+    log_free(&log);
+    remove_tree(root);
+}
+
+static void make_file(const char *name, size_t size, int age_s)
+{
+    struct timespec times[2] = {{time(NULL) - age_s, 0}, {time(NULL) - age_s, 0}};
+    int fd = open(in_root(name), O_WRONLY | O_CREAT, 0600);
+    CHECK(fd >= 0 && ftruncate(fd, (off_t)size) == 0 && futimens(fd, times) == 0);
+    close(fd);
+}
+
+static void hostile_files_are_ignored(void)
+{
+    new_root();
+    dyn_log_set_level(DYN_LOG_OFF);
+    dyn_loop *loop = new_loop();
+    dyn_store *store = open_file(loop);
+    struct log log;
+    log_init(&log);
+    mkdir(in_root("a"), 0700), mkdir(in_root("a/b"), 0700), mkdir(in_root("a/b/folder"), 0700);
+    make_file("a/b/good", 3, 0);
+    make_file("a/b/big", DYN_VALUE_MAX + 1, 0);
+    make_file("a/b/%2E%2E%2Fup", 1, 0);
+    make_file("a/b/a b", 1, 0);
+    make_file("a/b/.tmp_0000000000000000", 1, 60);
+    make_file("a/b/old", 1, 60);
+    make_file("a/b/future", 0, -100000);
+    CHECK_EQ(symlink("/etc/passwd", in_root("a/b/link")), 0);
+    CHECK_EQ(mkfifo(in_root("a/b/fifo"), 0600), 0);
+    CHECK_EQ(dyn_store_watch(store, "a/b", &EVENTS, &log, &log.watch), DYN_OK);
+    CHECK(strstr(told(&log), "+a/b/future= +a/b/good=") != NULL);
+    CHECK(strstr(told(&log), "big") == NULL && strstr(told(&log), "up") == NULL && strstr(told(&log), "link") == NULL);
+    CHECK(!there("a/b/old") && !there("a/b/.tmp_0000000000000000") && there("a/b/big"));
+    CHECK_EQ(put_text(store, "a/b/link", "x"), DYN_OK); /* replaced, not followed */
+    CHECK(strstr(told(&log), "+a/b/link=x") != NULL);
+    wait_for(&log, "-a/b/future "); /* nobody touches it */
+    dyn_watch_close(log.watch);
+    dyn_store_unref(store);
+    dyn_loop_unref(loop);
+    log_free(&log);
+    remove_tree(root);
+    dyn_log_set_level(DYN_LOG_WARN);
+}
+
+static void a_dead_file_does_not_block_its_key(void)
+{
+    new_root();
+    dyn_loop *loop = new_loop();
+    dyn_store *store = open_file(loop);
+    mkdir(in_root("a"), 0700), mkdir(in_root("a/b"), 0700);
+    make_file("a/b/1", 1, 60);
+    CHECK_EQ(dyn_store_put(store, "a/b/1", "x", 1, NULL, true), DYN_OK);
+    dyn_store_unref(store);
+    dyn_loop_unref(loop);
+    remove_tree(root);
+}
+
+static void the_environment_chooses_root_and_ttl(void)
+{
+    new_root();
+    dyn_loop *loop = new_loop();
+    dyn_store *store = NULL;
+    const char *before = getenv("TMPDIR");
+    char *saved = before ? strdup(before) : NULL, want[512];
+    setenv("DYN_FILE_KV", in_root("deep/er"), 1);
+    setenv("DYN_FILE_KV_TTL", "3.5", 1);
+    CHECK_EQ(dyn_store_open(&store, loop, "file", NULL, 0), DYN_OK);
+    CHECK_STR(dyn_store_root(store), in_root("deep/er"));
+    CHECK_EQ(dyn_store_ttl_ms(store), 3500);
+    CHECK_STR(dyn_store_backend(store), "file");
+    dyn_store_unref(store);
+    setenv("DYN_FILE_KV_TTL", "soon", 1);
+    CHECK_EQ(dyn_store_open(&store, loop, "file", NULL, 0), DYN_EINVAL);
+    unsetenv("DYN_FILE_KV_TTL");
+    unsetenv("DYN_FILE_KV");
+    setenv("TMPDIR", root, 1);
+    snprintf(want, sizeof(want), "%s/dynamo_store_kv", root);
+    CHECK_EQ(dyn_store_open(&store, loop, "file", NULL, 0), DYN_OK);
+    CHECK_STR(dyn_store_root(store), want);
+    dyn_store_unref(store);
+    rmdir(want);
+    CHECK_EQ(symlink("/tmp", want), 0);
+    CHECK_EQ(dyn_store_open(&store, loop, "file", NULL, 0), DYN_EACCES);
+    CHECK_EQ(dyn_store_open(&store, loop, "file", root, 100), DYN_EINVAL);
+    make_file("plain", 1, 0);
+    CHECK_EQ(dyn_store_open(&store, loop, "file", in_root("plain/x"), 0), DYN_EIO);
+    if (saved != NULL) setenv("TMPDIR", saved, 1);
+    else unsetenv("TMPDIR");
+    free(saved);
+    dyn_loop_unref(loop);
+    remove_tree(root);
+}
+
+static void failing_allocations_leave_the_file_store_whole(void)
+{
+    new_root();
+    struct life life = {new_loop(), "file", root};
+    live_on(life.loop, &life);
+    dyn_loop_unref(life.loop);
+    CHECK_EQ(rmdir(in_root("a/b")), 0); /* not a file was left */
+    remove_tree(root);
+}
+
+TEST_MAIN(TEST(keys_are_checked), TEST(names_follow_the_layout_of_the_original),
+          TEST(a_watch_is_told_what_is_there_then_what_changes), TEST(a_lease_takes_its_keys_with_it),
+          TEST(a_refused_callback_is_told_again), TEST(a_watch_may_be_closed_from_its_callback),
+          TEST(a_callback_may_change_the_store), TEST(wrong_input_is_refused_with_a_sentence),
+          TEST(failing_allocations_leave_the_mem_store_whole), TEST(many_threads_may_use_a_store),
+          TEST(a_file_store_keeps_the_layout_and_cleans_up), TEST(two_file_stores_see_each_other),
+          TEST(a_killed_owner_vanishes_within_its_ttl), TEST(a_process_that_was_stopped_comes_back),
+          TEST(a_removed_folder_is_filled_again), TEST(what_another_deletes_stays_deleted),
+          TEST(hostile_files_are_ignored), TEST(a_dead_file_does_not_block_its_key),
+          TEST(the_environment_chooses_root_and_ttl), TEST(failing_allocations_leave_the_file_store_whole))

@@ -523,7 +523,7 @@ static int close_store(void *arg)
 
 int dyn_store_open(dyn_store **out, dyn_loop *loop, const char *backend, const char *root, uint32_t ttl_ms)
 {
-    static const struct backend *const backends[] = {&dyn__store_mem};
+    static const struct backend *const backends[] = {&dyn__store_mem, &dyn__store_file};
     const struct backend *found = NULL;
     for (size_t i = 0; i < DYN__COUNT(backends); i++)
         if (strcmp(backends[i]->name, backend) == 0) found = backends[i];
