@@ -5,6 +5,7 @@
  * I1  A task is run exactly once, also when it was posted while the loop was stopping.
  * I2  uv_async_send is called only when the stack was empty; the handler takes the whole stack.
  */
+#include <pthread.h>
 #include <stdio.h>
 
 #include <uv.h>
@@ -99,7 +100,10 @@ void dyn_loop_unref(dyn_loop *self)
     self->detached = here;
     atomic_store_explicit(&self->stopping, true, memory_order_release);
     uv_async_send(&self->wake);
-    if (here) return;
+    if (here) {
+        pthread_detach(thread); /* nobody is left to join it */
+        return;
+    }
     uv_thread_join(&thread);
     finish(self);
 }
