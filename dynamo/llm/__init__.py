@@ -6,6 +6,13 @@ Every name is imported when it is first used. Each public name here is also know
 from dynamo import _lazy
 
 # name -> the module that has it; one line each, kept in the order of the modules
-_TABLE: dict[str, str] = {}
+_TABLE: dict[str, str] = {
+    "KvRouterConfig": "dynamo.llm.router_config",
+    "LoadThresholdConfig": "dynamo.llm.router_config",
+    "RouterConfig": "dynamo.llm.router_config",
+    "RouterMode": "dynamo.llm.router_config",
+    "RoutingConstraints": "dynamo.llm.router_config",
+    "exceptions": "dynamo.llm.exceptions",
+}
 
 __getattr__, __dir__, __all__ = _lazy.attach(__name__, _TABLE)

@@ -179,7 +179,7 @@ typedef struct dyn_router_choice {
     uint32_t overlap_blocks;  /* on the device of the chosen worker */
     uint32_t required_blocks; /* ceil(tokens / block_size) */
     uint32_t eligible;        /* how many workers the choice was among */
-    double cost;              /* 0 for the policies that have none */
+    double cost;              /* by the formula, also under the policies that do not look at it */
     uint64_t ticket;          /* 0 when nothing was booked */
 } dyn_router_choice;
 
