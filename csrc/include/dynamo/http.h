@@ -21,6 +21,7 @@
 #include "dynamo/common.h"
 #include "dynamo/loop.h"
 #include "dynamo/mailbox.h"
+#include "dynamo/metrics.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -190,6 +191,9 @@ DYN_API bool dyn_http_unwatch_mail(dyn_http_exchange *self);
  * errors as dyn_http_route(). */
 DYN_API int dyn_http_route_static(dyn_http_server *self, const char *path, unsigned flags, const char *type, const void *body,
                                   size_t length);
+/* The metrics of a registry as Prometheus text at GET `path`, made on the loop thread. A reference to it is taken.
+ * errors as dyn_http_route(). */
+DYN_API int dyn_http_route_metrics(dyn_http_server *self, const char *path, unsigned flags, dyn_metrics *metrics);
 DYN_API const char *dyn_http_reason(int status); /* "Not Found"; static; "Unknown" for others */
 
 #ifdef __cplusplus

@@ -56,6 +56,7 @@ typedef struct dyn__http_route {
     dyn_buf *body; /* or a fixed answer */
     size_t body_length;
     char *type;
+    dyn_metrics *metrics; /* or a scrape */
 } dyn__http_route;
 
 struct dyn_http_server {

@@ -326,6 +326,7 @@ void dyn__http_route_unref(dyn__http_route *route)
     dyn_mailbox_unref(route->box);
     dyn__free(route->last);
     dyn_buf_unref(route->body);
+    dyn_metrics_unref(route->metrics);
     dyn__free(route->type);
     dyn__free(route->path);
     dyn__free(route);
@@ -389,6 +390,18 @@ dyn__http_route *dyn__http_find(dyn_http_server *self, const char *method, const
     return best;
 }
 
+static void scrape(dyn_metrics *metrics, dyn_http_exchange *x)
+{
+    dyn_buf *text;
+    size_t length;
+    if (dyn_metrics_text(metrics, &text, &length) < 0) {
+        dyn__http_refuse(x, 503, "no memory for the metrics");
+        return;
+    }
+    dyn_http_respond(x, 200, DYN_METRICS_CONTENT_TYPE, dyn_buf_data(text), length);
+    dyn_buf_unref(text);
+}
+
 void dyn__http_dispatch(dyn_http_exchange *x)
 {
     dyn__http_route *route = x->route;
@@ -399,6 +412,10 @@ void dyn__http_dispatch(dyn_http_exchange *x)
     atomic_fetch_add_explicit(&x->server->requests, 1, memory_order_relaxed);
     if (route->body != NULL) {
         dyn_http_respond(x, 200, route->type, dyn_buf_data(route->body), route->body_length);
+        return;
+    }
+    if (route->metrics != NULL) {
+        scrape(route->metrics, x);
         return;
     }
     atomic_store_explicit(&x->handles, 1, memory_order_relaxed);
@@ -446,6 +463,7 @@ static int add(dyn_http_server *self, const char *method, const char *path, dyn_
     if (route == NULL) {
         dyn_mailbox_unref(template_.box);
         dyn_buf_unref(template_.body);
+        dyn_metrics_unref(template_.metrics);
         dyn__free(template_.type);
         return DYN_ENOMEM;
     }
@@ -492,6 +510,11 @@ int dyn_http_route_static(dyn_http_server *self, const char *path, unsigned flag
         return DYN_ENOMEM;
     }
     return add(self, "GET", path, route);
+}
+
+int dyn_http_route_metrics(dyn_http_server *self, const char *path, unsigned flags, dyn_metrics *metrics)
+{
+    return add(self, "GET", path, (dyn__http_route){.flags = flags, .metrics = dyn_metrics_ref(metrics)});
 }
 
 static int remove_here(void *arg)
