@@ -30,4 +30,24 @@ def show_config() -> None:
             print(f"{name} {version(name)}")
         except Exception:
             print(f"{name} not installed")
+    _show_machine()
     sys.stdout.flush()
+
+
+def _show_machine() -> None:
+    from dynamo._topology import Topology, simd_level
+
+    t = Topology()
+    caches = ", ".join(f"{name} {_size(n)}" for name, n in (("L1d", t.l1d), ("L2", t.l2), ("L3", t.l3)) if n)
+    print(f"SIMD level {simd_level()}; cache line {t.line} B; {caches}")
+    print(
+        f"{t.packages} packages, {t.nodes} memory nodes with {_size(t.memory)}, {t.cores} cores, {t.threads} threads "
+        f"of which {t.usable} are usable here"
+    )
+
+
+def _size(bytes_: int) -> str:
+    for unit, shift in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if bytes_ >> shift:
+            return f"{bytes_ / (1 << shift):.4g} {unit}"
+    return f"{bytes_} B"

@@ -109,11 +109,30 @@ static int put_text(dyn_store *store, const char *key, const char *text)
 
 static void keys_are_checked(void)
 {
-    static const char *const good[] = {"v1/instances/ns/comp/ep/1f", "v1/mdc/a", "a/b/ünïcode/Ω", "v1/ns-1_x/planner/."
+    static const char *const good[] = {"v1/instances/ns/comp/ep/1f", "v1/mdc/a", "a/b/ünïcode/Ω",
+                                       "v1/ns-1_x/planner/."
                                        "x"};
-    static const char *const bad[] = {"", "/", "a", "a/b", "a/b/", "a/b//c", "a/b/c/", "/a/b/c", "../b/c", "a/../c",
-                                      "a/b/..", "a/b/../c", "a/b/.", "a/.b/c", "a/b/\xff", "a/b/\xed\xa0\x80",
-                                      "a/b/\xc0\x80", "a/b/x\ny", "a/b/\x7f", "a b/c/d", "a%2f/b/c"};
+    static const char *const bad[] = {"",
+                                      "/",
+                                      "a",
+                                      "a/b",
+                                      "a/b/",
+                                      "a/b//c",
+                                      "a/b/c/",
+                                      "/a/b/c",
+                                      "../b/c",
+                                      "a/../c",
+                                      "a/b/..",
+                                      "a/b/../c",
+                                      "a/b/.",
+                                      "a/.b/c",
+                                      "a/b/\xff",
+                                      "a/b/\xed\xa0\x80",
+                                      "a/b/\xc0\x80",
+                                      "a/b/x\ny",
+                                      "a/b/\x7f",
+                                      "a b/c/d",
+                                      "a%2f/b/c"};
     size_t bucket;
     char long_key[400] = "v1/instances/";
     for (size_t i = 0; i < DYN__COUNT(good); i++) CHECK_EQ(dyn__key_check(good[i], &bucket), DYN_OK);
@@ -309,8 +328,7 @@ static int live(void *arg)
     dyn_lease *lease = NULL;
     dyn_buf *value = NULL;
     struct log log;
-    EACH_ALLOCATION_FAILS
-    {
+    EACH_ALLOCATION_FAILS {
         log_init(&log);
         rc = dyn_store_open(&store, life->loop, life->backend, life->root, 2000);
         if (rc == DYN_OK) {
@@ -529,7 +547,7 @@ static void a_killed_owner_vanishes_within_its_ttl(void)
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
     CHECK(wait_for(&log, "-a/b/1 ") <= TTL + 1000);
-    CHECK(!there("a/b/1")); /* cleared away */
+    CHECK(!there("a/b/1"));                      /* cleared away */
     CHECK(strstr(told(&log), "-a/b/2") == NULL); /* more than a TTL old, and touched */
     kill(other, SIGKILL);
     waitpid(other, NULL, 0);
@@ -692,8 +710,10 @@ static void the_environment_chooses_root_and_ttl(void)
     CHECK_EQ(dyn_store_open(&store, loop, "file", root, 100), DYN_EINVAL);
     make_file("plain", 1, 0);
     CHECK_EQ(dyn_store_open(&store, loop, "file", in_root("plain/x"), 0), DYN_EIO);
-    if (saved != NULL) setenv("TMPDIR", saved, 1);
-    else unsetenv("TMPDIR");
+    if (saved != NULL)
+        setenv("TMPDIR", saved, 1);
+    else
+        unsetenv("TMPDIR");
     free(saved);
     dyn_loop_unref(loop);
     remove_tree(root);

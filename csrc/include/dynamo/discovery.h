@@ -28,9 +28,9 @@
 extern "C" {
 #endif
 
-#define DYN_KEY_MAX 240u          /* bytes of an encoded file name */
-#define DYN_VALUE_MAX (1u << 20)  /* bytes */
-#define DYN_LEASE_TTL_MS 10000u   /* the default */
+#define DYN_KEY_MAX 240u         /* bytes of an encoded file name */
+#define DYN_VALUE_MAX (1u << 20) /* bytes */
+#define DYN_LEASE_TTL_MS 10000u  /* the default */
 
 typedef struct dyn_store dyn_store;
 typedef struct dyn_lease dyn_lease;

@@ -22,10 +22,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "discovery/store.h"
-
-#define MS UINT64_C(1000000)
-#define BUCKETS 256
+#include "discovery/file.h"
 
 #ifdef __APPLE__
 #define ST_MTIME(st) ((uint64_t)(st)->st_mtimespec.tv_sec * 1000 * MS + (uint64_t)(st)->st_mtimespec.tv_nsec)
@@ -35,145 +32,12 @@
 #define ST_CTIME(st) ((uint64_t)(st)->st_ctim.tv_sec * 1000 * MS + (uint64_t)(st)->st_ctim.tv_nsec)
 #endif
 
-struct bucket {
-    struct bucket *next;
-    dyn_store *store;
-    char *prefix; /* "v1/instances/" */
-    char *path;   /* ROOT/v1/instances */
-    int fd;       /* the folder; -1: could not be opened the last time */
-    uv_fs_event_t event;
-    bool renewed; /* the folder had gone away since the last tick */
-    bool warned;
-};
-
-struct state {
-    struct bucket *buckets;
-    uv_timer_t tick, expiry;
-    int timers;            /* open ones; the last one frees the state */
-    uint64_t interval_ns;
-    uint64_t due_ns;       /* when expiry fires; 0: not armed */
-    uint64_t scan;
-    uint64_t touched_ns, touched_wall_ms;
-    bool late, was_late;   /* did the last touch, or the one before, come so late that others may have cleared us? */
-    bool warned_no_events;
-};
-
-static int io_error(int err, const char *what, const char *path)
-{
-    int code = dyn_error_from_errno(err);
-    if (code == DYN_EINVAL || code == DYN_ENOENT || code == DYN_EAGAIN) code = DYN_EIO;
-    return dyn__fail(code, "%s %s: %s", what, path, strerror(err));
-}
-
-static void warn_once(struct bucket *bucket, const char *name, const char *fault)
-{
-    if (bucket->warned) return;
-    bucket->warned = true;
-    char shown[64];
-    size_t n = 0;
-    for (; name[n] != '\0' && n < sizeof(shown) - 1; n++) shown[n] = name[n] < ' ' || name[n] > '~' ? '?' : name[n];
-    shown[n] = '\0';
-    dyn_log(DYN_LOG_WARN, "discovery", "%s/%s is ignored: %s (said once for this folder)", bucket->path, shown, fault);
-}
-
-/* ---- folders ----------------------------------------------------------------------------------- */
-/* mkdir -p, for this user only; existing folders stay as they are. */
-static int make_folders(char *path)
-{
-    for (char *p = path + 1;; p++) {
-        if (*p != '/' && *p != '\0') continue;
-        char c = *p;
-        *p = '\0';
-        int rc = mkdir(path, 0700) < 0 && errno != EEXIST ? io_error(errno, "cannot make the folder", path) : DYN_OK;
-        *p = c;
-        if (rc < 0 || c == '\0') return rc;
-    }
-}
-
-static void on_event(uv_fs_event_t *handle, const char *filename, int events, int status);
-
-static int open_folder(struct bucket *self)
-{
-    struct state *state = self->store->state;
-    int rc = make_folders(self->path);
-    if (rc < 0) return rc;
-    self->fd = open(self->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (self->fd < 0) return io_error(errno, "cannot open the folder", self->path);
-    uv_fs_event_stop(&self->event);
-    if ((rc = uv_fs_event_start(&self->event, on_event, self->path, 0)) < 0 && !state->warned_no_events) {
-        state->warned_no_events = true;
-        dyn_log(DYN_LOG_WARN, "discovery", "%s cannot be watched (%s): changes are seen every %" PRIu64 " ms only",
-                self->path, uv_strerror(rc), state->interval_ns / MS);
-    }
-    return DYN_OK;
-}
-
-/* The folder may have been removed or replaced under us: then make and open it again. */
-static int check_folder(struct bucket *self)
-{
-    struct stat held, now;
-    if (self->fd >= 0) {
-        if (fstat(self->fd, &held) == 0 && held.st_nlink > 0 && lstat(self->path, &now) == 0 &&
-            held.st_ino == now.st_ino && held.st_dev == now.st_dev)
-            return DYN_OK;
-        close(self->fd);
-        self->fd = -1;
-        self->renewed = true;
-    }
-    return open_folder(self);
-}
-
-static void on_event_closed(uv_handle_t *handle)
-{
-    struct bucket *self = DYN__CONTAINER((uv_fs_event_t *)handle, struct bucket, event);
-    dyn_store *store = self->store;
-    dyn__free(self->prefix);
-    dyn__free(self->path);
-    dyn__free(self);
-    dyn__store_handle_closed(store);
-}
-
-static struct bucket *bucket_find(dyn_store *store, const char *key, size_t length)
-{
-    for (struct bucket *b = ((struct state *)store->state)->buckets; b != NULL; b = b->next)
-        if (strncmp(b->prefix, key, length + 1) == 0 && b->prefix[length + 1] == '\0') return b;
-    return NULL;
-}
-
-static int bucket_get(dyn_store *store, const char *key, size_t length, struct bucket **out)
-{
-    struct state *state = store->state;
-    struct bucket *self = bucket_find(store, key, length);
-    if (self == NULL) {
-        size_t count = 0, size = strlen(store->root) + length + 2;
-        for (struct bucket *b = state->buckets; b != NULL; b = b->next) count++;
-        if (count >= BUCKETS) return dyn__fail(DYN_ELIMIT, "the store has %d buckets, the most it takes", BUCKETS);
-        if ((self = dyn__calloc(1, sizeof(*self))) == NULL) return DYN_ENOMEM;
-        self->store = store, self->fd = -1;
-        self->prefix = dyn__strndup(key, length + 1);
-        self->path = dyn__malloc(size);
-        if (self->prefix == NULL || self->path == NULL) {
-            dyn__free(self->prefix);
-            dyn__free(self->path);
-            dyn__free(self);
-            return DYN_ENOMEM;
-        }
-        snprintf(self->path, size, "%s/%.*s", store->root, (int)length, key);
-        uv_fs_event_init(dyn_loop_uv(store->loop), &self->event);
-        dyn__store_opened(store);
-        self->next = state->buckets;
-        state->buckets = self;
-    }
-    *out = self;
-    return check_folder(self);
-}
-
 /* ---- reading ----------------------------------------------------------------------------------- */
 static void on_expiry(uv_timer_t *timer);
 
 static void arm(dyn_store *store, uint64_t deadline_ns)
 {
-    struct state *state = store->state;
+    struct file_state *state = store->state;
     if (state->due_ns != 0 && state->due_ns <= deadline_ns) return;
     uint64_t now = dyn_now_ns();
     state->due_ns = deadline_ns;
@@ -188,37 +52,45 @@ static void random_name(char name[32])
 
 /* Delete a file that nobody touches any more. Its owner may wake up right now, so take it out first, look again,
  * and give it back if it was touched in between. */
-static void expire(struct bucket *bucket, const char *name, const struct stat *seen)
+static void expire(struct folder *folder, const char *name, const struct stat *seen)
 {
     char aside[32];
     struct stat now;
     random_name(aside);
-    if (renameat(bucket->fd, name, bucket->fd, aside) < 0) return;
-    if (fstatat(bucket->fd, aside, &now, AT_SYMLINK_NOFOLLOW) == 0 &&
+    if (renameat(folder->fd, name, folder->fd, aside) < 0) return;
+    if (fstatat(folder->fd, aside, &now, AT_SYMLINK_NOFOLLOW) == 0 &&
         (now.st_ino != seen->st_ino || ST_MTIME(&now) != ST_MTIME(seen)))
-        linkat(bucket->fd, aside, bucket->fd, name, 0); /* EEXIST: there is a newer one */
+        linkat(folder->fd, aside, folder->fd, name, 0); /* EEXIST: there is a newer one */
     else
-        dyn_log(DYN_LOG_DEBUG, "discovery", "%s/%s has expired", bucket->path, name);
-    unlinkat(bucket->fd, aside, 0);
+        dyn_log(DYN_LOG_DEBUG, "discovery", "%s/%s has expired", folder->path, name);
+    unlinkat(folder->fd, aside, 0);
 }
 
-static int read_value(struct bucket *bucket, const char *name, struct stat *st, dyn_buf **out)
+static int read_value(struct folder *folder, const char *name, struct stat *st, dyn_buf **out)
 {
     dyn_buf *value = NULL;
-    int rc = DYN_OK, fd = openat(bucket->fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0) return errno == ENOENT ? DYN_ENOENT : io_error(errno, "cannot read", name);
-    if (fstat(fd, st) < 0 || !S_ISREG(st->st_mode)) rc = DYN_EPROTO;
-    else if ((uint64_t)st->st_size > DYN_VALUE_MAX) rc = DYN_ELIMIT;
-    else rc = dyn_buf_new(&value, (size_t)st->st_size);
+    int rc = DYN_OK, fd = openat(folder->fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0) return errno == ENOENT ? DYN_ENOENT : dyn__io_error(errno, "cannot read", name);
+    if (fstat(fd, st) < 0 || !S_ISREG(st->st_mode))
+        rc = DYN_EPROTO;
+    else if ((uint64_t)st->st_size > DYN_VALUE_MAX)
+        rc = DYN_ELIMIT;
+    else
+        rc = dyn_buf_new(&value, (size_t)st->st_size);
     for (size_t done = 0; rc == DYN_OK && done < (size_t)st->st_size;) {
         ssize_t got = read(fd, dyn_buf_data(value) + done, (size_t)st->st_size - done);
-        if (got > 0) done += (size_t)got;
-        else if (got == 0) rc = DYN_EPROTO; /* shorter than it said: somebody writes it in place */
-        else if (errno != EINTR) rc = io_error(errno, "cannot read", name);
+        if (got > 0)
+            done += (size_t)got;
+        else if (got == 0)
+            rc = DYN_EPROTO; /* shorter than it said: somebody writes it in place */
+        else if (errno != EINTR)
+            rc = dyn__io_error(errno, "cannot read", name);
     }
     close(fd);
-    if (rc < 0) dyn_buf_unref(value);
-    else *out = value;
+    if (rc < 0)
+        dyn_buf_unref(value);
+    else
+        *out = value;
     return rc;
 }
 
@@ -241,23 +113,23 @@ static void drop_key(dyn_store *store, const char *key)
 }
 
 /* Make the view of this one file true. An error leaves it as it was. */
-static int look_at(struct bucket *bucket, const char *name, const char *key)
+static int look_at(struct folder *folder, const char *name, const char *key)
 {
-    dyn_store *store = bucket->store;
-    struct state *state = store->state;
+    dyn_store *store = folder->store;
+    struct file_state *state = store->state;
     struct entry *entry = dyn__table_find(&store->view, key);
     uint64_t now = dyn_now_ns(), ttl = store->ttl_ms * MS;
     struct stat st;
-    if (fstatat(bucket->fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
-        if (errno != ENOENT) return io_error(errno, "cannot look at", name);
+    if (fstatat(folder->fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
+        if (errno != ENOENT) return dyn__io_error(errno, "cannot look at", name);
         drop_key(store, key);
         return DYN_OK;
     }
-    const char *fault = !S_ISREG(st.st_mode)                       ? "it is not a plain file"
-                        : (uint64_t)st.st_size > DYN_VALUE_MAX     ? "it is over 1 MiB"
-                                                                   : NULL;
+    const char *fault = !S_ISREG(st.st_mode)                   ? "it is not a plain file"
+                        : (uint64_t)st.st_size > DYN_VALUE_MAX ? "it is over 1 MiB"
+                                                               : NULL;
     if (fault != NULL) {
-        warn_once(bucket, name, fault);
+        dyn__folder_warn(folder, name, fault);
         drop_key(store, key);
         return DYN_OK;
     }
@@ -270,24 +142,24 @@ static int look_at(struct bucket *bucket, const char *name, const char *key)
     }
     if (deadline <= now) {
         if (own_of(store, key, &st) != NULL) { /* we are late, but alive */
-            utimensat(bucket->fd, name, NULL, AT_SYMLINK_NOFOLLOW);
+            utimensat(folder->fd, name, NULL, AT_SYMLINK_NOFOLLOW);
             deadline = now + ttl;
         } else {
-            expire(bucket, name, &st);
+            expire(folder, name, &st);
             drop_key(store, key);
             return DYN_OK;
         }
     }
     if (!same_file || entry->ctime_ns != ST_CTIME(&st) || entry->size != (uint64_t)st.st_size) {
         dyn_buf *value = NULL;
-        int rc = read_value(bucket, name, &st, &value);
+        int rc = read_value(folder, name, &st, &value);
         if (rc == DYN_ENOENT) drop_key(store, key);
         if (rc == DYN_ENOENT || rc == DYN_EPROTO || rc == DYN_ELIMIT) return DYN_OK; /* it changes: an event comes */
-        if (rc == DYN_EACCES) warn_once(bucket, name, "it may not be read");
+        if (rc == DYN_EACCES) dyn__folder_warn(folder, name, "it may not be read");
         if (rc < 0) return rc == DYN_EACCES ? DYN_OK : rc;
         if (entry == NULL || !same_bytes(entry->value, value)) rc = dyn__view_set(store, key, value, &entry);
         dyn_buf_unref(value);
-        if (rc == DYN_ELIMIT) warn_once(bucket, name, "there are too many files");
+        if (rc == DYN_ELIMIT) dyn__folder_warn(folder, name, "there are too many files");
         if (rc < 0) return rc == DYN_ELIMIT ? DYN_OK : rc;
     }
     entry->inode = (uint64_t)st.st_ino, entry->size = (uint64_t)st.st_size;
@@ -299,30 +171,30 @@ static int look_at(struct bucket *bucket, const char *name, const char *key)
 }
 
 /* "ns%2Fa" -> "v1/instances/ns/a"; false for a name that stands for no key. */
-static bool key_of(const struct bucket *bucket, const char *name, char *key, size_t size)
+static bool key_of(const struct folder *folder, const char *name, char *key, size_t size)
 {
     char rest[DYN_KEY_MAX + 1];
-    return dyn__name_decode(name, rest) && (size_t)snprintf(key, size, "%s%s", bucket->prefix, rest) < size;
+    return dyn__name_decode(name, rest) && (size_t)snprintf(key, size, "%s%s", folder->prefix, rest) < size;
 }
 
 /* What a killed writer left behind. */
-static void clear_temporary(struct bucket *bucket, const char *name)
+static void clear_temporary(struct folder *folder, const char *name)
 {
     struct stat st;
-    if (strncmp(name, ".tmp_", 5) != 0 || fstatat(bucket->fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0) return;
-    if (ST_MTIME(&st) / MS + bucket->store->ttl_ms < dyn_wall_ms()) unlinkat(bucket->fd, name, 0);
+    if (strncmp(name, ".tmp_", 5) != 0 || fstatat(folder->fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0) return;
+    if (ST_MTIME(&st) / MS + folder->store->ttl_ms < dyn_wall_ms()) unlinkat(folder->fd, name, 0);
 }
 
-static int scan(struct bucket *self)
+static int scan(struct folder *self)
 {
     dyn_store *store = self->store;
-    struct state *state = store->state;
+    struct file_state *state = store->state;
     char key[512], name[DYN_KEY_MAX + 1];
     size_t length = strlen(self->prefix);
     int rc = DYN_OK, fd = openat(self->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *folder = fd < 0 ? NULL : fdopendir(fd);
     if (folder == NULL) {
-        rc = io_error(errno, "cannot list", self->path);
+        rc = dyn__io_error(errno, "cannot list", self->path);
         if (fd >= 0) close(fd);
         return rc;
     }
@@ -331,13 +203,13 @@ static int scan(struct bucket *self)
         if (file->d_name[0] == '.') {
             clear_temporary(self, file->d_name);
         } else if (!key_of(self, file->d_name, key, sizeof(key))) {
-            warn_once(self, file->d_name, "its name is not an encoded key");
+            dyn__folder_warn(self, file->d_name, "its name is not an encoded key");
         } else {
             int bad = look_at(self, file->d_name, key);
             if (bad < 0) rc = bad;
         }
     }
-    if (errno != 0) rc = io_error(errno, "cannot list", self->path);
+    if (errno != 0) rc = dyn__io_error(errno, "cannot list", self->path);
     closedir(folder);
     /* What was not listed is gone; look again, because a file that is being replaced may slip through a listing. */
     for (size_t i = dyn__table_seek(&store->view, self->prefix); rc == DYN_OK && i < store->view.count;) {
@@ -353,20 +225,21 @@ static int scan(struct bucket *self)
     return rc;
 }
 
-static void on_event(uv_fs_event_t *handle, const char *filename, int events, int status)
+void dyn__folder_on_event(uv_fs_event_t *handle, const char *filename, int events, int status)
 {
-    struct bucket *self = DYN__CONTAINER(handle, struct bucket, event);
+    struct folder *self = DYN__CONTAINER(handle, struct folder, event);
     char key[512];
     (void)events;
     if (self->store->closed || (filename != NULL && filename[0] == '.')) return;
     if (self->fd < 0 || filename == NULL || status < 0) {
-        if (check_folder(self) == DYN_OK) scan(self);
+        if (dyn__folder_check(self) == DYN_OK) scan(self);
     } else if (!key_of(self, filename, key, sizeof(key))) {
-        warn_once(self, filename, "its name is not an encoded key");
+        dyn__folder_warn(self, filename, "its name is not an encoded key");
     } else {
         look_at(self, filename, key);
         struct stat held;
-        if (fstat(self->fd, &held) < 0 || held.st_nlink == 0) check_folder(self); /* rm -r: the tick writes ours again */
+        if (fstat(self->fd, &held) < 0 || held.st_nlink == 0)
+            dyn__folder_check(self); /* rm -r: the tick writes ours again */
     }
     dyn_error_clear(); /* nobody asked; the next tick tries again */
     dyn__store_pump(self->store);
@@ -374,7 +247,7 @@ static void on_event(uv_fs_event_t *handle, const char *filename, int events, in
 
 static void on_expiry(uv_timer_t *timer)
 {
-    struct state *state = DYN__CONTAINER(timer, struct state, expiry);
+    struct file_state *state = DYN__CONTAINER(timer, struct file_state, expiry);
     dyn_store *store = timer->data;
     uint64_t now = dyn_now_ns(), next = 0;
     char key[512], name[DYN_KEY_MAX + 1];
@@ -385,9 +258,9 @@ static void on_expiry(uv_timer_t *timer)
         size_t length = 0;
         snprintf(key, sizeof(key), "%s", entry->key);
         dyn__key_check(key, &length);
-        struct bucket *bucket = bucket_find(store, key, length);
-        if (bucket != NULL && bucket->fd >= 0 && dyn__name_encode(key + length + 1, name) &&
-            look_at(bucket, name, key) < 0)
+        struct folder *folder = dyn__folder_find(store, key, length);
+        if (folder != NULL && folder->fd >= 0 && dyn__name_encode(key + length + 1, name) &&
+            look_at(folder, name, key) < 0)
             entry->deadline_ns = now + state->interval_ns; /* could not look: once more later */
     }
     for (size_t i = 0; i < store->view.count; i++) {
@@ -399,26 +272,28 @@ static void on_expiry(uv_timer_t *timer)
 }
 
 /* ---- writing ----------------------------------------------------------------------------------- */
-static int write_file(struct bucket *bucket, const char *name, struct own *own, bool create_only)
+static int write_file(struct folder *folder, const char *name, struct own *own, bool create_only)
 {
     char temporary[32];
     struct stat st;
     random_name(temporary);
-    int rc = DYN_OK, fd = openat(bucket->fd, temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0) return io_error(errno, "cannot write to", bucket->path);
+    int rc = DYN_OK, fd = openat(folder->fd, temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0) return dyn__io_error(errno, "cannot write to", folder->path);
     for (size_t done = 0, size = dyn_buf_size(own->value); rc == DYN_OK && done < size;) {
         ssize_t wrote = write(fd, dyn_buf_data(own->value) + done, size - done);
-        if (wrote >= 0) done += (size_t)wrote;
-        else if (errno != EINTR) rc = io_error(errno, "cannot write to", bucket->path);
+        if (wrote >= 0)
+            done += (size_t)wrote;
+        else if (errno != EINTR)
+            rc = dyn__io_error(errno, "cannot write to", folder->path);
     }
-    if (rc == DYN_OK && fstat(fd, &st) < 0) rc = io_error(errno, "cannot write to", bucket->path);
+    if (rc == DYN_OK && fstat(fd, &st) < 0) rc = dyn__io_error(errno, "cannot write to", folder->path);
     close(fd);
-    if (rc == DYN_OK && !create_only && renameat(bucket->fd, temporary, bucket->fd, name) < 0)
-        rc = io_error(errno, "cannot write to", bucket->path);
-    if (rc == DYN_OK && create_only && linkat(bucket->fd, temporary, bucket->fd, name, 0) < 0)
+    if (rc == DYN_OK && !create_only && renameat(folder->fd, temporary, folder->fd, name) < 0)
+        rc = dyn__io_error(errno, "cannot write to", folder->path);
+    if (rc == DYN_OK && create_only && linkat(folder->fd, temporary, folder->fd, name, 0) < 0)
         rc = errno == EEXIST ? dyn__fail(DYN_EEXIST, "key \"%.100s\"", own->key)
-                             : io_error(errno, "cannot write to", bucket->path);
-    if (rc < 0 || create_only) unlinkat(bucket->fd, temporary, 0);
+                             : dyn__io_error(errno, "cannot write to", folder->path);
+    if (rc < 0 || create_only) unlinkat(folder->fd, temporary, 0);
     if (rc == DYN_OK) own->inode = (uint64_t)st.st_ino;
     return rc;
 }
@@ -426,14 +301,14 @@ static int write_file(struct bucket *bucket, const char *name, struct own *own, 
 static int file_publish(dyn_store *store, struct own *own, size_t length, bool create_only)
 {
     char name[DYN_KEY_MAX + 1];
-    struct bucket *bucket;
-    int rc = bucket_get(store, own->key, length, &bucket);
+    struct folder *folder;
+    int rc = dyn__folder_get(store, own->key, length, &folder);
     if (rc < 0) return rc;
     dyn__name_encode(own->key + length + 1, name);
     /* The file in the way may be a dead one's: looking at it clears it. */
-    if (create_only && (rc = look_at(bucket, name, own->key)) < 0) return rc;
-    if ((rc = write_file(bucket, name, own, create_only)) < 0) return rc;
-    look_at(bucket, name, own->key); /* when that fails, the next tick does it */
+    if (create_only && (rc = look_at(folder, name, own->key)) < 0) return rc;
+    if ((rc = write_file(folder, name, own, create_only)) < 0) return rc;
+    look_at(folder, name, own->key); /* when that fails, the next tick does it */
     return DYN_OK;
 }
 
@@ -441,22 +316,23 @@ static void file_withdraw(dyn_store *store, struct own *own, size_t length)
 {
     char name[DYN_KEY_MAX + 1];
     struct stat st;
-    struct bucket *bucket = bucket_find(store, own->key, length);
-    if (bucket == NULL || bucket->fd < 0 || !dyn__name_encode(own->key + length + 1, name)) return;
-    if (fstatat(bucket->fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || (uint64_t)st.st_ino != own->inode) return;
-    unlinkat(bucket->fd, name, 0);
+    struct folder *folder = dyn__folder_find(store, own->key, length);
+    if (folder == NULL || folder->fd < 0 || !dyn__name_encode(own->key + length + 1, name)) return;
+    if (fstatat(folder->fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || (uint64_t)st.st_ino != own->inode) return;
+    unlinkat(folder->fd, name, 0);
     drop_key(store, own->key);
 }
 
 static int file_remove(dyn_store *store, const char *key, size_t length)
 {
     char name[DYN_KEY_MAX + 1];
-    struct bucket *bucket;
-    int rc = bucket_get(store, key, length, &bucket);
+    struct folder *folder;
+    int rc = dyn__folder_get(store, key, length, &folder);
     if (rc < 0) return rc;
     dyn__name_encode(key + length + 1, name);
-    if (unlinkat(bucket->fd, name, 0) < 0)
-        return errno == ENOENT ? dyn__fail(DYN_ENOENT, "key \"%.100s\"", key) : io_error(errno, "cannot delete", name);
+    if (unlinkat(folder->fd, name, 0) < 0)
+        return errno == ENOENT ? dyn__fail(DYN_ENOENT, "key \"%.100s\"", key)
+                               : dyn__io_error(errno, "cannot delete", name);
     drop_key(store, key);
     return DYN_OK;
 }
@@ -464,40 +340,40 @@ static int file_remove(dyn_store *store, const char *key, size_t length)
 /* Touch a file of ours. False: it is no longer ours. */
 static bool touch(dyn_store *store, struct own *own)
 {
-    struct state *state = store->state;
+    struct file_state *state = store->state;
     char name[DYN_KEY_MAX + 1];
     struct stat st;
     size_t length = 0;
     dyn__key_check(own->key, &length);
-    struct bucket *bucket = bucket_find(store, own->key, length);
-    if (bucket == NULL || bucket->fd < 0) return true; /* the folder cannot be opened now */
+    struct folder *folder = dyn__folder_find(store, own->key, length);
+    if (folder == NULL || folder->fd < 0) return true; /* the folder cannot be opened now */
     dyn__name_encode(own->key + length + 1, name);
-    if (fstatat(bucket->fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
+    if (fstatat(folder->fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
         if ((uint64_t)st.st_ino != own->inode) return false;
-        utimensat(bucket->fd, name, NULL, AT_SYMLINK_NOFOLLOW);
+        utimensat(folder->fd, name, NULL, AT_SYMLINK_NOFOLLOW);
         return true;
     }
     if (errno != ENOENT) return true;
-    if (!state->late && !state->was_late && !bucket->renewed) return false; /* I3 */
-    int rc = write_file(bucket, name, own, true);
+    if (!state->late && !state->was_late && !folder->renewed) return false; /* I3 */
+    int rc = write_file(folder, name, own, true);
     if (rc == DYN_OK) dyn_log(DYN_LOG_INFO, "discovery", "%s was gone and is back", own->key);
     return rc != DYN_EEXIST;
 }
 
 static void on_tick(uv_timer_t *timer)
 {
-    struct state *state = DYN__CONTAINER(timer, struct state, tick);
+    struct file_state *state = DYN__CONTAINER(timer, struct file_state, tick);
     dyn_store *store = timer->data;
     uint64_t now = dyn_now_ns(), wall = dyn_wall_ms(), late = store->ttl_ms * MS - state->interval_ns / 2;
     state->was_late = state->late;
     state->late = now - state->touched_ns > late || wall > state->touched_wall_ms + late / MS;
     state->touched_ns = now, state->touched_wall_ms = wall;
-    for (struct bucket *bucket = state->buckets; bucket != NULL; bucket = bucket->next) check_folder(bucket);
+    for (struct folder *folder = state->folders; folder != NULL; folder = folder->next) dyn__folder_check(folder);
     for (size_t i = store->owned.count; i-- > 0;)
         if (!touch(store, (struct own *)store->owned.items[i])) dyn__own_free(dyn__table_remove(&store->owned, i));
-    for (struct bucket *bucket = state->buckets; bucket != NULL; bucket = bucket->next) {
-        bucket->renewed = false;
-        if (bucket->fd >= 0) scan(bucket);
+    for (struct folder *folder = state->folders; folder != NULL; folder = folder->next) {
+        folder->renewed = false;
+        if (folder->fd >= 0) scan(folder);
     }
     dyn_error_clear();
     dyn__store_pump(store);
@@ -506,19 +382,19 @@ static void on_tick(uv_timer_t *timer)
 /* ---- open and close ---------------------------------------------------------------------------- */
 static int file_follow(dyn_store *store, const char *prefix, size_t length)
 {
-    struct bucket *bucket;
-    int rc = bucket_get(store, prefix, length, &bucket);
-    return rc < 0 ? rc : scan(bucket);
+    struct folder *folder;
+    int rc = dyn__folder_get(store, prefix, length, &folder);
+    return rc < 0 ? rc : scan(folder);
 }
 
 static int file_look(dyn_store *store, const char *key, size_t length)
 {
     char name[DYN_KEY_MAX + 1];
-    struct bucket *bucket;
-    int rc = bucket_get(store, key, length, &bucket);
+    struct folder *folder;
+    int rc = dyn__folder_get(store, key, length, &folder);
     if (rc < 0) return rc;
     dyn__name_encode(key + length + 1, name);
-    return look_at(bucket, name, key);
+    return look_at(folder, name, key);
 }
 
 static int choose_ttl(dyn_store *store, uint32_t ttl_ms)
@@ -549,7 +425,7 @@ static int choose_root(dyn_store *store, const char *root)
         root = text;
     }
     /* Absolute: the program may change its folder later. */
-    if (root[0] != '/' && getcwd(here, sizeof(here)) == NULL) return io_error(errno, "cannot resolve", root);
+    if (root[0] != '/' && getcwd(here, sizeof(here)) == NULL) return dyn__io_error(errno, "cannot resolve", root);
     size_t size = strlen(here) + strlen(root) + 2;
     if (size > 3500) return dyn__fail(DYN_EINVAL, "the store's root is a path of %zu bytes: too long", size);
     if ((store->root = dyn__malloc(size)) == NULL) return DYN_ENOMEM;
@@ -557,13 +433,14 @@ static int choose_root(dyn_store *store, const char *root)
     if (here[0] != '\0') strcat(store->root, "/");
     strcat(store->root, root);
     for (size_t n = strlen(store->root); n > 1 && store->root[n - 1] == '/'; n--) store->root[n - 1] = '\0';
-    int rc = make_folders(store->root);
+    int rc = dyn__folders_make(store->root);
     struct stat st;
     if (rc < 0 || chosen) return rc;
     /* In a folder that everybody may write, somebody else may have been there first to lead our clients astray. */
-    if (lstat(store->root, &st) < 0) return io_error(errno, "cannot look at", store->root);
+    if (lstat(store->root, &st) < 0) return dyn__io_error(errno, "cannot look at", store->root);
     if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid())
-        return dyn__fail(DYN_EACCES, "%s belongs to another user: set DYN_FILE_KV to a folder of your own", store->root);
+        return dyn__fail(DYN_EACCES, "%s belongs to another user: set DYN_FILE_KV to a folder of your own",
+                         store->root);
     return DYN_OK;
 }
 
@@ -571,7 +448,7 @@ static int file_open(dyn_store *store, const char *root, uint32_t ttl_ms)
 {
     int rc = choose_ttl(store, ttl_ms);
     if (rc < 0 || (rc = choose_root(store, root)) < 0) return rc;
-    struct state *state = dyn__calloc(1, sizeof(*state));
+    struct file_state *state = dyn__calloc(1, sizeof(*state));
     if (state == NULL) return DYN_ENOMEM;
     uint64_t interval_ms = store->ttl_ms / 3 > 1000 ? store->ttl_ms / 3 : 1000;
     state->interval_ns = interval_ms * MS;
@@ -590,7 +467,7 @@ static int file_open(dyn_store *store, const char *root, uint32_t ttl_ms)
 static void on_timer_closed(uv_handle_t *handle)
 {
     dyn_store *store = handle->data;
-    struct state *state = store->state;
+    struct file_state *state = store->state;
     if (--state->timers == 0) {
         store->state = NULL;
         dyn__free(state);
@@ -600,20 +477,24 @@ static void on_timer_closed(uv_handle_t *handle)
 
 static void file_close(dyn_store *store)
 {
-    struct state *state = store->state;
+    struct file_state *state = store->state;
     if (state == NULL) return; /* it never opened */
-    for (struct bucket *bucket = state->buckets, *next; bucket != NULL; bucket = next) {
-        next = bucket->next;
-        if (bucket->fd >= 0) close(bucket->fd);
-        bucket->fd = -1;
-        uv_close((uv_handle_t *)&bucket->event, on_event_closed);
+    for (struct folder *folder = state->folders, *next; folder != NULL; folder = next) {
+        next = folder->next;
+        dyn__folder_close(folder);
     }
-    state->buckets = NULL;
+    state->folders = NULL;
     uv_close((uv_handle_t *)&state->tick, on_timer_closed);
     uv_close((uv_handle_t *)&state->expiry, on_timer_closed);
 }
 
 const struct backend dyn__store_file = {
-    .name = "file", .open = file_open, .close = file_close, .follow = file_follow, .look = file_look,
-    .publish = file_publish, .withdraw = file_withdraw, .remove = file_remove,
+    .name = "file",
+    .open = file_open,
+    .close = file_close,
+    .follow = file_follow,
+    .look = file_look,
+    .publish = file_publish,
+    .withdraw = file_withdraw,
+    .remove = file_remove,
 };

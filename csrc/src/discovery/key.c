@@ -35,7 +35,8 @@ static const char *rest_fault(const char *rest, bool prefix)
         if (*p == '/' || (*p == '\0' && !prefix)) {
             size_t length = (size_t)(p - segment);
             if (length == 0) return "it has an empty part between slashes";
-            if (segment[0] == '.' && (length == 1 || (length == 2 && segment[1] == '.'))) return "it has a part . or ..";
+            if (segment[0] == '.' && (length == 1 || (length == 2 && segment[1] == '.')))
+                return "it has a part . or ..";
             segment = p + 1;
         }
         if (*p == '\0') return NULL;
@@ -67,7 +68,8 @@ int dyn__key_check(const char *key, size_t *bucket)
     size_t length = bucket_length(key);
     if (length > 0 && key[length] == '/') {
         fault = rest_fault(key + length + 1, false);
-        if (fault == NULL && !dyn__name_encode(key + length + 1, name)) fault = "it is too long, encoded over 240 bytes";
+        if (fault == NULL && !dyn__name_encode(key + length + 1, name))
+            fault = "it is too long, encoded over 240 bytes";
     }
     if (fault != NULL) return dyn__fail(DYN_EINVAL, "key \"%.100s\": %s", key, fault);
     *bucket = length;
@@ -78,8 +80,10 @@ int dyn__prefix_check(const char *prefix, char **out, size_t *bucket)
 {
     size_t length = bucket_length(prefix), size = strlen(prefix);
     const char *fault = NULL;
-    if (length == 0) fault = "it must begin with a bucket of two parts, as v1/instances/";
-    else if (prefix[length] == '/') fault = rest_fault(prefix + length + 1, true);
+    if (length == 0)
+        fault = "it must begin with a bucket of two parts, as v1/instances/";
+    else if (prefix[length] == '/')
+        fault = rest_fault(prefix + length + 1, true);
     if (fault == NULL && size > length + 1 + DYN_KEY_MAX) fault = "it is too long";
     if (fault != NULL) return dyn__fail(DYN_EINVAL, "prefix \"%.100s\": %s", prefix, fault);
     char *copy = dyn__malloc(size + 2);

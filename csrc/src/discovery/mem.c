@@ -42,6 +42,12 @@ static void mem_withdraw(dyn_store *store, struct own *own, size_t bucket)
 }
 
 const struct backend dyn__store_mem = {
-    .name = "mem", .open = mem_open, .close = mem_close, .follow = mem_refresh, .look = mem_refresh,
-    .publish = mem_publish, .withdraw = mem_withdraw, .remove = mem_remove,
+    .name = "mem",
+    .open = mem_open,
+    .close = mem_close,
+    .follow = mem_refresh,
+    .look = mem_refresh,
+    .publish = mem_publish,
+    .withdraw = mem_withdraw,
+    .remove = mem_remove,
 };

@@ -3,26 +3,6 @@
 
 #include "discovery/store.h"
 
-#define RETRY_MS 500
-
-struct told { /* what a watch knows */
-    char *key;
-    uint64_t version; /* 0: nothing yet, the watcher refused it */
-};
-
-struct dyn_watch {
-    dyn_store *store;
-    struct dyn_watch *next;
-    char *prefix;
-    dyn_watch_events events;
-    void *user;
-    struct table told;
-    uint64_t seen; /* I3 */
-    bool synced, paused, linked;
-    bool closed;   /* no more callbacks */
-    bool released; /* the handle was given back */
-};
-
 static uint64_t own_version(dyn_store *self)
 {
     return ++self->version;
@@ -36,7 +16,7 @@ uint64_t dyn__random64(void)
 }
 
 /* ---- memory and handles ------------------------------------------------------------------------ */
-static void memory_unref(dyn_store *self)
+void dyn__store_memory_unref(dyn_store *self)
 {
     if (atomic_fetch_sub_explicit(&self->memory, 1, memory_order_acq_rel) != 1) return;
     dyn_loop_unref(self->loop);
@@ -44,7 +24,7 @@ static void memory_unref(dyn_store *self)
     dyn__free(self);
 }
 
-static void memory_ref(dyn_store *self)
+void dyn__store_memory_ref(dyn_store *self)
 {
     atomic_fetch_add_explicit(&self->memory, 1, memory_order_relaxed);
 }
@@ -52,13 +32,13 @@ static void memory_ref(dyn_store *self)
 void dyn__store_opened(dyn_store *store)
 {
     store->handles++;
-    memory_ref(store);
+    dyn__store_memory_ref(store);
 }
 
 void dyn__store_handle_closed(dyn_store *store)
 {
     uv_sem_t *all_closed = --store->handles == 0 ? store->all_closed : NULL;
-    memory_unref(store);
+    dyn__store_memory_unref(store);
     if (all_closed != NULL) uv_sem_post(all_closed); /* last: whoever waits may stop the loop at once */
 }
 
@@ -89,7 +69,8 @@ int dyn__view_set(dyn_store *store, const char *key, dyn_buf *value, struct entr
 {
     size_t at = dyn__table_seek(&store->view, key);
     struct entry *entry = at < store->view.count && strcmp(*store->view.items[at], key) == 0
-                              ? (struct entry *)store->view.items[at] : NULL;
+                              ? (struct entry *)store->view.items[at]
+                              : NULL;
     if (entry == NULL) {
         if (store->view.count >= DYN__STORE_KEYS)
             return dyn__fail(DYN_ELIMIT, "the store has %u keys, the most it takes", DYN__STORE_KEYS);
@@ -112,202 +93,6 @@ int dyn__view_set(dyn_store *store, const char *key, dyn_buf *value, struct entr
     return DYN_OK;
 }
 
-/* ---- watches ----------------------------------------------------------------------------------- */
-static void told_free(struct told *told)
-{
-    dyn__free(told->key);
-    dyn__free(told);
-}
-
-static void watch_free(dyn_watch *self)
-{
-    for (size_t i = 0; i < self->told.count; i++) told_free((struct told *)self->told.items[i]);
-    dyn__table_clear(&self->told);
-    dyn__free(self->prefix);
-    memory_unref(self->store);
-    dyn__free(self);
-}
-
-static struct told *told_add(dyn_watch *self, size_t at, const char *key)
-{
-    struct told *told = dyn__table_reserve(&self->told) == DYN_OK ? dyn__calloc(1, sizeof(*told)) : NULL;
-    if (told != NULL && (told->key = dyn__strdup(key)) == NULL) dyn__free(told), told = NULL;
-    if (told != NULL) dyn__table_insert(&self->told, at, told);
-    return told;
-}
-
-/* Tell one difference. False: no more now, because there is none, it was not taken or the watch is closed. */
-static bool tell_one(dyn_watch *self, size_t *i, size_t *j)
-{
-    const struct table *view = &self->store->view;
-    size_t length = strlen(self->prefix);
-    for (;; (*i)++, (*j)++) {
-        struct entry *entry = *i < view->count ? (struct entry *)view->items[*i] : NULL;
-        if (entry != NULL && strncmp(entry->key, self->prefix, length) != 0) entry = NULL;
-        struct told *told = *j < self->told.count ? (struct told *)self->told.items[*j] : NULL;
-        if (entry == NULL && told == NULL) return false;
-        int order = entry == NULL ? 1 : told == NULL ? -1 : strcmp(entry->key, told->key);
-        if (order == 0 && entry->version == told->version) continue;
-        if (order <= 0) {
-            if (order < 0 && (told = told_add(self, *j, entry->key)) == NULL) {
-                self->paused = true;
-                return false;
-            }
-            uint64_t version = entry->version;
-            dyn_buf *value = dyn_buf_ref(entry->value); /* the callback may delete the entry */
-            int rc = self->events.on_put(self->user, told->key, value);
-            dyn_buf_unref(value);
-            if (rc >= 0) told->version = version;
-            else if (order < 0) told_free(dyn__table_remove(&self->told, *j));
-            if (rc < 0) self->paused = true;
-        } else {
-            int rc = self->events.on_delete(self->user, told->key);
-            if (rc >= 0) told_free(dyn__table_remove(&self->told, *j));
-            else self->paused = true;
-        }
-        return !self->paused && !self->closed;
-    }
-}
-
-static void tell(dyn_watch *self)
-{
-    dyn_store *store = self->store;
-    uint64_t generation;
-    do {
-        generation = store->generation;
-        size_t i = dyn__table_seek(&store->view, self->prefix), j = 0;
-        while (tell_one(self, &i, &j)) {
-            if (store->generation != generation) break;
-        }
-        if (self->closed || self->paused) return;
-        if (store->generation == generation && !self->synced) {
-            self->synced = true;
-            if (self->events.on_synced != NULL && self->events.on_synced(self->user) < 0) {
-                self->synced = false;
-                self->paused = true;
-                return;
-            }
-        }
-    } while (!self->closed && store->generation != generation);
-    self->seen = generation;
-}
-
-static void sweep(dyn_store *self)
-{
-    for (dyn_watch **link = &self->watches; *link != NULL;) {
-        dyn_watch *watch = *link;
-        if (!watch->closed) {
-            link = &watch->next;
-            continue;
-        }
-        *link = watch->next;
-        watch->linked = false;
-        if (watch->released) watch_free(watch);
-    }
-}
-
-static void on_retry(uv_timer_t *timer)
-{
-    dyn_store *self = DYN__CONTAINER(timer, dyn_store, retry);
-    for (dyn_watch *watch = self->watches; watch != NULL; watch = watch->next) watch->paused = false;
-    dyn__store_pump(self);
-}
-
-void dyn__store_pump(dyn_store *self)
-{
-    bool paused = false;
-    if (self->pumping) { /* from a callback: the turn below goes on */
-        self->again = true;
-        return;
-    }
-    memory_ref(self); /* a callback may give the store back */
-    self->pumping = true;
-    do {
-        self->again = false;
-        for (dyn_watch *watch = self->watches; watch != NULL; watch = watch->next)
-            if (!watch->closed && !watch->paused && (watch->seen != self->generation || !watch->synced)) tell(watch);
-    } while (self->again);
-    self->pumping = false;
-    sweep(self);
-    for (dyn_watch *watch = self->watches; watch != NULL; watch = watch->next) paused |= watch->paused;
-    if (paused && !self->closed) uv_timer_start(&self->retry, on_retry, RETRY_MS, 0);
-    memory_unref(self);
-}
-
-struct watch_call {
-    dyn_store *store;
-    const char *prefix;
-    const dyn_watch_events *events;
-    void *user;
-    dyn_watch **out;
-};
-
-static int watch(void *arg)
-{
-    struct watch_call *call = arg;
-    dyn_store *store = call->store;
-    size_t bucket;
-    char *prefix;
-    int rc = dyn__prefix_check(call->prefix, &prefix, &bucket);
-    if (rc < 0) return rc;
-    dyn_watch *self = dyn__calloc(1, sizeof(*self)), **tail = &store->watches;
-    if (self == NULL) {
-        dyn__free(prefix);
-        return DYN_ENOMEM;
-    }
-    *self = (dyn_watch){.store = store, .prefix = prefix, .events = *call->events, .user = call->user,
-                        .seen = UINT64_MAX};
-    memory_ref(store);
-    if ((rc = store->backend->follow(store, prefix, bucket)) < 0) {
-        watch_free(self);
-        return rc;
-    }
-    while (*tail != NULL) tail = &(*tail)->next;
-    *tail = self;
-    self->linked = true;
-    *call->out = self;
-    dyn__store_pump(store);
-    return DYN_OK;
-}
-
-int dyn_store_watch(dyn_store *self, const char *prefix, const dyn_watch_events *events, void *user, dyn_watch **out)
-{
-    struct watch_call call = {self, prefix, events, user, out};
-    if (prefix == NULL || events == NULL || events->on_put == NULL || events->on_delete == NULL)
-        return dyn__fail(DYN_EINVAL, "a watch needs a prefix, on_put and on_delete");
-    return dyn_loop_run(self->loop, watch, &call);
-}
-
-static int resume(void *arg)
-{
-    dyn_watch *self = arg;
-    self->paused = false;
-    if (!self->closed) dyn__store_pump(self->store);
-    return DYN_OK;
-}
-
-void dyn_watch_resume(dyn_watch *self)
-{
-    dyn_loop_run(self->store->loop, resume, self);
-}
-
-static int watch_close(void *arg)
-{
-    dyn_watch *self = arg;
-    self->closed = self->released = true;
-    if (!self->linked) watch_free(self);
-    else if (!self->store->pumping) sweep(self->store);
-    return DYN_OK;
-}
-
-void dyn_watch_close(dyn_watch *self)
-{
-    if (self == NULL) return;
-    dyn_loop *loop = dyn_loop_ref(self->store->loop);
-    dyn_loop_run(loop, watch_close, self);
-    dyn_loop_unref(loop);
-}
-
 /* ---- values ------------------------------------------------------------------------------------ */
 struct put_call {
     dyn_store *store;
@@ -326,8 +111,8 @@ static int put(void *arg)
     int rc = dyn__key_check(call->key, &bucket);
     if (rc < 0) return rc;
     if (call->size > DYN_VALUE_MAX)
-        return dyn__fail(DYN_EINVAL, "key \"%.100s\": a value of %zu bytes, over the limit of %u", call->key, call->size,
-                         DYN_VALUE_MAX);
+        return dyn__fail(DYN_EINVAL, "key \"%.100s\": a value of %zu bytes, over the limit of %u", call->key,
+                         call->size, DYN_VALUE_MAX);
     if (call->lease != NULL && call->lease->store != self)
         return dyn__fail(DYN_EINVAL, "key \"%.100s\": the lease belongs to another store", call->key);
     if (self->owned.count >= DYN__STORE_KEYS)
@@ -447,7 +232,7 @@ int dyn_lease_new(dyn_store *store, dyn_lease **out)
     if (self == NULL) return DYN_ENOMEM;
     *self = (dyn_lease){.store = store, .id = dyn__random64() & INT64_MAX};
     if (self->id == 0) self->id = 1;
-    memory_ref(store);
+    dyn__store_memory_ref(store);
     *out = self;
     return DYN_OK;
 }
@@ -477,7 +262,7 @@ static int lease_revoke(void *arg)
         withdraw(self->store, self);
         dyn__store_pump(self->store);
     }
-    memory_unref(self->store);
+    dyn__store_memory_unref(self->store);
     dyn__free(self);
     return DYN_OK;
 }
@@ -511,8 +296,7 @@ static int close_store(void *arg)
     dyn_store *self = arg;
     withdraw(self, NULL);
     self->closed = true;
-    for (dyn_watch *watch = self->watches; watch != NULL; watch = watch->next) watch->closed = true;
-    if (!self->pumping) sweep(self);
+    dyn__watches_close(self);
     self->backend->close(self);
     while (self->view.count > 0) dyn__view_drop(self, self->view.count - 1);
     dyn__table_clear(&self->view);
@@ -536,8 +320,10 @@ int dyn_store_open(dyn_store **out, dyn_loop *loop, const char *backend, const c
     atomic_init(&self->memory, 1);
     struct open_call call = {self, root, ttl_ms};
     int rc = dyn_loop_run(loop, open_store, &call);
-    if (rc < 0) dyn_store_unref(self);
-    else *out = self;
+    if (rc < 0)
+        dyn_store_unref(self);
+    else
+        *out = self;
     return rc;
 }
 
@@ -559,7 +345,7 @@ void dyn_store_unref(dyn_store *self)
         uv_sem_wait(&all_closed);
         uv_sem_destroy(&all_closed);
     }
-    memory_unref(self);
+    dyn__store_memory_unref(self);
 }
 
 const char *dyn_store_backend(const dyn_store *self)

@@ -65,12 +65,12 @@ struct own { /* what we put */
 struct backend {
     const char *name;
     int (*open)(dyn_store *store, const char *root, uint32_t ttl_ms);
-    void (*close)(dyn_store *store);                                        /* stops handles; after withdraw of all */
-    int (*follow)(dyn_store *store, const char *prefix, size_t bucket);     /* keep the view of that bucket true */
-    int (*look)(dyn_store *store, const char *key, size_t bucket);          /* make the view of that key true */
+    void (*close)(dyn_store *store);                                    /* stops handles; after withdraw of all */
+    int (*follow)(dyn_store *store, const char *prefix, size_t bucket); /* keep the view of that bucket true */
+    int (*look)(dyn_store *store, const char *key, size_t bucket);      /* make the view of that key true */
     int (*publish)(dyn_store *store, struct own *own, size_t bucket, bool create_only);
-    void (*withdraw)(dyn_store *store, struct own *own, size_t bucket);     /* delete if still ours */
-    int (*remove)(dyn_store *store, const char *key, size_t bucket);        /* delete, whoever put it */
+    void (*withdraw)(dyn_store *store, struct own *own, size_t bucket); /* delete if still ours */
+    int (*remove)(dyn_store *store, const char *key, size_t bucket);    /* delete, whoever put it */
 };
 extern const struct backend dyn__store_mem, dyn__store_file;
 
@@ -101,12 +101,15 @@ struct dyn_lease {
 /* Handles: count them in, so that the store's memory outlives them. */
 void dyn__store_opened(dyn_store *store);
 void dyn__store_handle_closed(dyn_store *store);
+void dyn__store_memory_ref(dyn_store *store);
+void dyn__store_memory_unref(dyn_store *store);
 /* The view of a key becomes this; a NULL value: it is gone. `value` is referenced. What is told is up to pump. */
 int dyn__view_set(dyn_store *store, const char *key, dyn_buf *value, struct entry **out);
 void dyn__view_drop(dyn_store *store, size_t at);
 void dyn__own_free(struct own *own);
 /* Tell the watches. Backends call it after they changed the view on their own account. */
 void dyn__store_pump(dyn_store *store);
+void dyn__watches_close(dyn_store *store); /* no more callbacks; the handles stay */
 uint64_t dyn__random64(void);
 
 #endif

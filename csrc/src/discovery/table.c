@@ -6,8 +6,10 @@ size_t dyn__table_seek(const struct table *self, const char *key)
     size_t low = 0, high = self->count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (strcmp(*self->items[middle], key) < 0) low = middle + 1;
-        else high = middle;
+        if (strcmp(*self->items[middle], key) < 0)
+            low = middle + 1;
+        else
+            high = middle;
     }
     return low;
 }
