@@ -40,6 +40,8 @@ cdef extern from "dynamo/index.h" nogil:
     int dyn_index_on_cleared(void *index, uint64_t worker, uint32_t dp_rank) noexcept
     size_t dyn_index_find(const dyn_index *self, const uint64_t *tokens_hashes, size_t count, dyn_overlap *out,
                           size_t room)
+    size_t dyn_index_find_early(const dyn_index *self, const uint64_t *tokens_hashes, size_t count, dyn_overlap *out,
+                                size_t room)
     int dyn_index_find_counted(dyn_index *self, const uint64_t *tokens_hashes, size_t count, uint64_t now_ms,
                                dyn_overlap *out, size_t room, size_t *found, uint32_t *frequencies,
                                size_t *frequency_count)

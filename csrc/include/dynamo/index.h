@@ -17,8 +17,8 @@
  *          Calls that change serialise on a lock inside. The last unref: nobody else is inside.
  * Errors   DYN_OK or a negative enum dyn_error. DYN_EBLOCK: the event does not fit what the index holds
  *          (unknown parent, unknown block, a block that is its own parent).
- * Bound    with max_bytes the index never allocates more. At the bound a block that nothing hangs below, that was
- *          neither stored nor the end of a find since the clock hand last came by, makes room for a new one.
+ * Bound    with max_bytes the index never allocates more. At the bound a block makes room that nothing hangs below and
+ *          that was neither stored again nor the end of a find since the clock hand last came by; then the ones above it.
  *          A later event about it gets DYN_EBLOCK.
  */
 #ifndef DYNAMO_INDEX_H
@@ -33,7 +33,7 @@ extern "C" {
 typedef struct dyn_index dyn_index;
 
 typedef struct dyn_index_options {
-    size_t max_bytes;       /* 0: no bound. The least useful bound is 64 KiB; below it DYN_EINVAL */
+    size_t max_bytes;       /* 0: no bound. Not less than 1 MiB */
     uint64_t expiration_ms; /* 0: none. Else dyn_index_find_counted() counts the finds of that time */
     bool aliases;           /* removed() also knows a block by the differing name this worker stored it under.
                              * false: such a block cannot be removed by name, as in Dynamo */
@@ -48,7 +48,7 @@ typedef struct dyn_overlap {
 } dyn_overlap;
 
 typedef struct dyn_index_stats {
-    size_t blocks;        /* positions held by at least one worker */
+    size_t blocks;        /* positions: held, or above one that is held */
     size_t worker_blocks; /* the same, counted once for each worker that holds it */
     size_t workers;       /* (worker, dp_rank) pairs known */
     size_t sets;          /* distinct sets of two or more workers */
@@ -99,8 +99,13 @@ DYN_API int dyn_index_on_cleared(void *index, uint64_t worker, uint32_t dp_rank)
  *          written; ask again with more). */
 DYN_API size_t dyn_index_find(const dyn_index *self, const uint64_t *tokens_hashes, size_t count, dyn_overlap *out,
                               size_t room);
-/* The same, and for each matched block how many such finds came to it within the expiration before now; then this one
+/* The same as Dynamo answers with early_exit: it stops where a run ends and one worker is left, so that worker's overlap
+ * may be less than it holds. O(count) probes: it is not faster here. */
+DYN_API size_t dyn_index_find_early(const dyn_index *self, const uint64_t *tokens_hashes, size_t count, dyn_overlap *out,
+                                    size_t room);
+/* As dyn_index_find(), and for each matched block how many such finds came to it within the expiration before now; then this one
  * is counted. Zeros are left out. Takes the lock of the writers.
+ * A block remembers its last 256 finds.
  * now_ms       of any clock that goes forward.
  * frequencies  room for `count`.   frequency_count   receives how many were written.
  * found        receives what dyn_index_find() returns.
