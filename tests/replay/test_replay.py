@@ -1,5 +1,6 @@
 """Traces are read within bounds, and replaying them shows what routing by prefix is worth."""
 
+import dataclasses
 import gzip
 import json
 
@@ -73,6 +74,8 @@ def test_a_compressed_bomb_is_refused(tmp_path):
 def test_a_replay_is_the_same_each_time_and_loses_nothing():
     trace = replay.load_trace(MOONCAKE / "mooncake_trace_first1000.jsonl.gz")
     first, second = (replay.run(trace, workers=4) for _ in range(2))
+    for result in (first, second):
+        del result.summary["index_bytes"]  # its table is keyed anew each time
     assert first.summary == second.summary
     assert np.array_equal(first.ttft_ms, second.ttft_ms)
     assert first.summary["finished"] == 1000
@@ -84,8 +87,8 @@ def test_a_replay_is_the_same_each_time_and_loses_nothing():
 def test_one_idle_worker_reuses_what_the_trace_allows():
     # Far apart in time and with room for everything, one engine's hits are the trace's own.
     trace = replay.load_trace(MOONCAKE / "mooncake_trace_first1000.jsonl.gz")
-    result = replay.run(trace, workers=1, block_size=512, blocks=40000, speedup=0.001)
-    blocks = np.diff(trace.first.astype(np.int64))
+    trace = dataclasses.replace(trace, arrival_ms=np.arange(len(trace)) * 1e7)
+    result = replay.run(trace, workers=1, block_size=512, blocks=40000)
     whole = trace.input_tokens // 512
     seen, expected = set(), 0
     for i in range(len(trace)):
@@ -97,7 +100,6 @@ def test_one_idle_worker_reuses_what_the_trace_allows():
             hits -= 1  # one token at least is computed
         expected += hits * 512
         seen.update(ids.tolist())
-    assert blocks.sum() == len(trace.ids)
     # Generated blocks do not collide with the trace's, so nothing else is found.
     assert result.summary["cached_tokens"] == expected
 
