@@ -49,6 +49,7 @@ cdef extern from "dynamo/http.h" nogil:
     enum:
         DYN_HTTP_PREFIX
         DYN_HTTP_OPEN
+        DYN_HTTP_REPLACE
         DYN_HTTP_EVENT_CLOSED
         DYN_HTTP_EVENT_DRAIN
     ctypedef void (*dyn_http_handler)(void *user, dyn_http_exchange *x) noexcept nogil
@@ -56,8 +57,8 @@ cdef extern from "dynamo/http.h" nogil:
                        dyn_http_handler handler, void *user)
     int dyn_http_route_mail(dyn_http_server *self, const char *method, const char *path, unsigned flags,
                             dyn_mailbox *box, void *owner)
-    int dyn_http_route_static(dyn_http_server *self, const char *path, unsigned flags, const char *type,
-                              const void *body, size_t length)
+    int dyn_http_route_static(dyn_http_server *self, const char *path, unsigned flags, int status,
+                              const char *type, const void *body, size_t length)
     int dyn_http_route_metrics(dyn_http_server *self, const char *path, unsigned flags, dyn_metrics *metrics)
     int dyn_http_unroute(dyn_http_server *self, const char *method, const char *path)
     dyn_http_exchange *dyn_http_from_mail(dyn_mail *mail)
@@ -89,6 +90,7 @@ cdef extern from "dynamo/http.h" nogil:
     void dyn_http_abort(dyn_http_exchange *self)
     size_t dyn_http_pending(const dyn_http_exchange *self)
     bint dyn_http_closed(const dyn_http_exchange *self)
+    bint dyn_http_congested(const dyn_http_exchange *self)
     bint dyn_http_begun(const dyn_http_exchange *self)
     ctypedef struct dyn_http_events:
         void (*on_drain)(void *user) noexcept nogil

@@ -114,8 +114,8 @@ static void start(const dyn_http_settings *settings)
     CHECK_EQ(dyn_http_route(server, "POST", "/echo", 0, echo, NULL), DYN_EEXIST);
     CHECK_EQ(dyn_http_route(server, "GET", "/stream", 0, stream, NULL), DYN_OK);
     CHECK_EQ(dyn_http_route(server, "GET", "/drop", 0, drop, NULL), DYN_OK);
-    CHECK_EQ(dyn_http_route_static(server, "/live", DYN_HTTP_OPEN, "application/json", "{}", 2), DYN_OK);
-    CHECK_EQ(dyn_http_route_static(server, "/files/", DYN_HTTP_PREFIX, "text/plain", "file", 4), DYN_OK);
+    CHECK_EQ(dyn_http_route_static(server, "/live", DYN_HTTP_OPEN, 200, "application/json", "{}", 2), DYN_OK);
+    CHECK_EQ(dyn_http_route_static(server, "/files/", DYN_HTTP_PREFIX, 200, "text/plain", "file", 4), DYN_OK);
     CHECK_EQ(dyn_http_server_listen(server, NULL, 0, &port), DYN_OK);
 }
 static void stop(void)

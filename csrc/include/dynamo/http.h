@@ -42,7 +42,7 @@ typedef struct dyn_http_settings {
     size_t max_body_bytes;       /* 45 MiB; more: 413 */
     size_t max_total_body_bytes; /* 1 GiB in all bodies that are held at one time; more: 503 */
     size_t max_pending_bytes;    /* 4 MiB of answer that the client has not read; then write says DYN_EAGAIN */
-    size_t low_water_bytes;      /* 64 KiB: on_drain comes when no more than this is pending */
+    size_t low_water_bytes;      /* 64 KiB, at most half of the above: more pending is congestion, see on_drain */
     uint32_t header_timeout_ms;  /* 10 s from the first byte of a request to the end of its header: 408 */
     uint32_t body_timeout_ms;    /* 30 s for a body, and 1 ms more for each byte that came: 408 */
     uint32_t idle_timeout_ms;    /* 75 s between requests */
@@ -85,6 +85,7 @@ DYN_API void dyn_http_server_stats(const dyn_http_server *self, dyn_http_stats *
 enum dyn_http_route_flags {
     DYN_HTTP_PREFIX = 1, /* every path that begins with this one */
     DYN_HTTP_OPEN = 2,   /* needs no api key */
+    DYN_HTTP_REPLACE = 4, /* takes the place of a route for the same method and path, if there is one */
 };
 /* A handler: on the loop thread. It has one reference to x: dyn_http_exchange_unref() when done, now or later. */
 typedef void (*dyn_http_handler)(void *user, dyn_http_exchange *x);
@@ -156,10 +157,12 @@ DYN_API int dyn_http_reserve(dyn_http_exchange *self, size_t length, char **room
 DYN_API void dyn_http_commit(dyn_http_exchange *self, size_t used);
 /* The answer is complete. errors DYN_EBUSY, DYN_ECLOSED. */
 DYN_API int dyn_http_end(dyn_http_exchange *self);
-/* Cut the connection, so that the client sees that the answer is not whole. */
+/* Cut the connection, so that the client sees that the answer is not whole. Nothing when the answer is complete already. */
 DYN_API void dyn_http_abort(dyn_http_exchange *self);
 
 DYN_API size_t dyn_http_pending(const dyn_http_exchange *self); /* bytes that the kernel has not taken yet */
+/* Did a write leave more than low_water_bytes pending, and on_drain is still to come? Then it is time to wait. */
+DYN_API bool dyn_http_congested(const dyn_http_exchange *self);
 /* Has the client left? True also when it only closed its sending side: writing still works then, and an answer
  * that is written all the same reaches a client that waits for it. */
 DYN_API bool dyn_http_closed(const dyn_http_exchange *self);
@@ -167,7 +170,7 @@ DYN_API bool dyn_http_begun(const dyn_http_exchange *self);
 
 /* What happens to an exchange, told on the loop thread. Members may be NULL. */
 typedef struct dyn_http_events {
-    void (*on_drain)(void *user);  /* after a write met more than low_water pending: no more than that is left */
+    void (*on_drain)(void *user);  /* after congestion: no more than low_water_bytes are pending */
     void (*on_closed)(void *user); /* the client left before the answer was complete; at most once */
     void (*on_done)(void *user);   /* exactly once, the last: the exchange left its connection, complete or not */
 } dyn_http_events;
@@ -187,10 +190,9 @@ DYN_API bool dyn_http_unwatch_mail(dyn_http_exchange *self);
 
 /* ---- helpers ----------------------------------------------------------------------------------- */
 
-/* A ready answer for a fixed path: served on the loop thread without a handler. Bytes are copied.
- * errors as dyn_http_route(). */
-DYN_API int dyn_http_route_static(dyn_http_server *self, const char *path, unsigned flags, const char *type, const void *body,
-                                  size_t length);
+/* A ready answer to GET: served on the loop thread without a handler. Bytes are copied.   errors as dyn_http_route(). */
+DYN_API int dyn_http_route_static(dyn_http_server *self, const char *path, unsigned flags, int status, const char *type,
+                                  const void *body, size_t length);
 /* The metrics of a registry as Prometheus text at GET `path`, made on the loop thread. A reference to it is taken.
  * errors as dyn_http_route(). */
 DYN_API int dyn_http_route_metrics(dyn_http_server *self, const char *path, unsigned flags, dyn_metrics *metrics);

@@ -376,34 +376,24 @@ int dyn_http_end(dyn_http_exchange *self)
 void dyn_http_abort(dyn_http_exchange *self)
 {
     pthread_mutex_lock(&self->lock);
-    self->begun = self->ended = self->aborted = true;
+    if (!self->ended) self->begun = self->ended = self->aborted = true;
     unlock_and_flush(self);
 }
 
-size_t dyn_http_pending(const dyn_http_exchange *self)
-{
-    dyn_http_exchange *mine = (dyn_http_exchange *)(uintptr_t)self;
-    pthread_mutex_lock(&mine->lock);
-    size_t pending = self->pending.length + self->in_flight;
-    pthread_mutex_unlock(&mine->lock);
-    return pending;
-}
-bool dyn_http_closed(const dyn_http_exchange *self)
-{
-    dyn_http_exchange *mine = (dyn_http_exchange *)(uintptr_t)self;
-    pthread_mutex_lock(&mine->lock);
-    bool closed = self->closed;
-    pthread_mutex_unlock(&mine->lock);
-    return closed;
-}
-bool dyn_http_begun(const dyn_http_exchange *self)
-{
-    dyn_http_exchange *mine = (dyn_http_exchange *)(uintptr_t)self;
-    pthread_mutex_lock(&mine->lock);
-    bool begun = self->begun;
-    pthread_mutex_unlock(&mine->lock);
-    return begun;
-}
+/* Read one thing of a const exchange under its lock. */
+#define GETTER(result, name, expression)                                                           \
+    result name(const dyn_http_exchange *self)                                                     \
+    {                                                                                              \
+        pthread_mutex_t *lock = (pthread_mutex_t *)(uintptr_t)&self->lock;                         \
+        pthread_mutex_lock(lock);                                                                  \
+        result value = (expression);                                                               \
+        pthread_mutex_unlock(lock);                                                                \
+        return value;                                                                              \
+    }
+GETTER(size_t, dyn_http_pending, self->pending.length + self->in_flight)
+GETTER(bool, dyn_http_congested, self->want_drain)
+GETTER(bool, dyn_http_closed, self->closed)
+GETTER(bool, dyn_http_begun, self->begun)
 
 /* ---- watching ---------------------------------------------------------------------------------- */
 

@@ -55,6 +55,7 @@ typedef struct dyn__http_route {
     dyn_mail *last; /* for the owner when the route goes */
     dyn_buf *body; /* or a fixed answer */
     size_t body_length;
+    int status;
     char *type;
     dyn_metrics *metrics; /* or a scrape */
 } dyn__http_route;

@@ -35,7 +35,7 @@ int dyn_http_server_new(dyn_http_server **out, dyn_loop *loop, const dyn_http_se
     DEFAULT(max_body_bytes, 45 << 20);
     DEFAULT(max_total_body_bytes, (size_t)1 << 30);
     DEFAULT(max_pending_bytes, 4 << 20);
-    DEFAULT(low_water_bytes, 64 << 10);
+    DEFAULT(low_water_bytes, limits.max_pending_bytes / 2 < 64 << 10 ? limits.max_pending_bytes / 2 : 64 << 10);
     DEFAULT(header_timeout_ms, 10000);
     DEFAULT(body_timeout_ms, 30000);
     DEFAULT(idle_timeout_ms, 75000);
@@ -411,7 +411,7 @@ void dyn__http_dispatch(dyn_http_exchange *x)
     }
     atomic_fetch_add_explicit(&x->server->requests, 1, memory_order_relaxed);
     if (route->body != NULL) {
-        dyn_http_respond(x, 200, route->type, dyn_buf_data(route->body), route->body_length);
+        dyn_http_respond(x, route->status, route->type, dyn_buf_data(route->body), route->body_length);
         return;
     }
     if (route->metrics != NULL) {
@@ -441,8 +441,14 @@ static int add_here(void *arg)
     for (size_t i = 0; i < self->route_count; i++) {
         dyn__http_route *each = self->routes[i];
         if (strcmp(each->method, call->method) == 0 && strcmp(each->path, call->path) == 0 &&
-            !((each->flags ^ call->route->flags) & DYN_HTTP_PREFIX))
+            !((each->flags ^ call->route->flags) & DYN_HTTP_PREFIX)) {
+            if (call->route->flags & DYN_HTTP_REPLACE) {
+                self->routes[i] = call->route;
+                retire(each);
+                return DYN_OK;
+            }
             return dyn__fail(DYN_EEXIST, "%s %.200s has a route already", call->method, call->path);
+        }
     }
     if (self->route_count == self->route_room) {
         size_t room = self->route_room == 0 ? 16 : 2 * self->route_room;
@@ -470,7 +476,7 @@ static int add(dyn_http_server *self, const char *method, const char *path, dyn_
     *route = template_;
     route->refs = 1;
     route->path = NULL;
-    if (strlen(method) >= sizeof(route->method) || *method == 0 || path[0] != '/' || (route->flags & ~3u)) {
+    if (strlen(method) >= sizeof(route->method) || *method == 0 || path[0] != '/' || (route->flags & ~7u)) {
         rc = dyn__fail(DYN_EINVAL, "route %.20s %.200s: needs a method, a path that begins with '/', and known flags", method, path);
         goto fail;
     }
@@ -500,9 +506,11 @@ int dyn_http_route_mail(dyn_http_server *self, const char *method, const char *p
     return add(self, method, path, (dyn__http_route){.flags = flags, .box = dyn_mailbox_ref(box), .owner = owner});
 }
 
-int dyn_http_route_static(dyn_http_server *self, const char *path, unsigned flags, const char *type, const void *body, size_t length)
+int dyn_http_route_static(dyn_http_server *self, const char *path, unsigned flags, int status, const char *type, const void *body,
+                          size_t length)
 {
-    dyn__http_route route = {.flags = flags, .body_length = length};
+    dyn__http_route route = {.flags = flags, .status = status, .body_length = length};
+    if (status < 200 || status > 599) return dyn__fail(DYN_EINVAL, "status %d: must be 200 to 599", status);
     if (dyn_buf_new(&route.body, length) < 0) return DYN_ENOMEM;
     if (length > 0) memcpy(dyn_buf_data(route.body), body, length);
     if (type != NULL && (route.type = dyn__strdup(type)) == NULL) {
