@@ -1,7 +1,7 @@
-from collections.abc import Awaitable, Buffer, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar, final, overload
 
-from typing_extensions import Self
+from typing_extensions import Buffer, Self
 
 from dynamo._metrics import Registry
 
@@ -76,7 +76,8 @@ class Server:
     def url(self) -> str: ...
 
 @final
-class Request(Buffer):
+class Request:
+    def __buffer__(self, flags: int, /) -> memoryview: ...
     @property
     def method(self) -> str: ...
     @property

@@ -12,6 +12,10 @@ _TABLE: dict[str, str] = {
     "RouterConfig": "dynamo.llm.router_config",
     "RouterMode": "dynamo.llm.router_config",
     "RoutingConstraints": "dynamo.llm.router_config",
+    "HttpAsyncEngine": "dynamo.llm.http",
+    "HttpError": "dynamo.llm.http",
+    "HttpService": "dynamo.llm.http",
+    "PythonAsyncEngine": "dynamo.llm.http",
     "exceptions": "dynamo.llm.exceptions",
 }
 

@@ -19,7 +19,10 @@ def test_a_registry_shows_what_was_counted():
     assert requests.labels("m", "ok").value == 3
     assert (queue.value, seconds.value, seconds.sum) == (3, 2, 3.05)
     text = registry.text().decode()
-    assert '# HELP requests_total Requests.\n# TYPE requests_total counter\nrequests_total{model="m",status="ok"} 3\n' in text
+    assert (
+        '# HELP requests_total Requests.\n# TYPE requests_total counter\nrequests_total{model="m",status="ok"} 3\n'
+        in text
+    )
     assert "queue 3\n" in text
     assert 'seconds_bucket{le="0.1"} 1\nseconds_bucket{le="1"} 1\nseconds_bucket{le="+Inf"} 2\n' in text
     assert CONTENT_TYPE.startswith("text/plain; version=0.0.4")
