@@ -911,6 +911,50 @@ static void the_books_balance_after_many_steps(void)
     dyn_router_unref(self);
 }
 
+/* What a request shares with running ones is found for many prompts that branch, against a plain search. */
+static void shared_blocks_are_found_as_a_plain_search_finds_them(void)
+{
+    enum { DEPTH = 12, N = 48, WORKERS = 5 };
+    dyn_router_config config = plain(16);
+    config.overlap_score_credit = 0;
+    config.prefill_load_scale = 0; /* the cost is the decode blocks alone */
+    dyn_router *self = make(&config, WORKERS);
+    static uint64_t prompt[N][DEPTH];
+    uint64_t tickets[N] = {0}, worker[N] = {0}, random = 1234567;
+    for (int step = 0; step < 3000; step++) {
+        random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+        int i = (int)(random % N);
+        if (tickets[i] != 0) {
+            CHECK_EQ(dyn_router_free(self, tickets[i]), DYN_OK);
+            tickets[i] = 0;
+            continue;
+        }
+        /* A walk in a binary tree: the hash of a block is the path to it. */
+        uint64_t path = 1;
+        for (int d = 0; d < DEPTH; d++) prompt[i][d] = path = path * 2 + (d < 3 ? 0 : (random >> (20 + d)) & 1);
+        worker[i] = 10 + (random >> 50) % WORKERS;
+        size_t blocks = 4 + (random >> 40) % (DEPTH - 4);
+        dyn_router_request r = {.tokens = 16 * DEPTH, .sequence = prompt[i], .blocks = blocks};
+        dyn_router_reason rows[WORKERS];
+        size_t count;
+        CHECK_EQ(dyn_router_explain(self, &r, rows, WORKERS, &count), DYN_OK);
+        for (size_t w = 0; w < count; w++) {
+            double own = (double)blocks;
+            for (size_t d = 0; d < blocks; d++) {
+                bool there = false;
+                for (int j = 0; j < N; j++)
+                    if (tickets[j] != 0 && worker[j] == rows[w].worker)
+                        for (int e = 0; e < DEPTH; e++) there |= prompt[j][e] == prompt[i][d];
+                own -= there;
+            }
+            CHECK_NEAR(rows[w].decode_blocks, load_of(self, rows[w].worker).active_decode_blocks + own);
+        }
+        tickets[i] = book_on(self, worker[i], 16 * DEPTH, prompt[i], DEPTH);
+        if (test_failures > 20) break;
+    }
+    dyn_router_unref(self);
+}
+
 static void *walker(void *arg)
 {
     dyn_router *self = arg;
@@ -966,4 +1010,4 @@ TEST_MAIN(TEST(the_weight_formula_costs_what_it_should), TEST(blocks_that_are_ac
           TEST(requests_wait_until_there_is_room), TEST(the_queue_has_an_order),
           TEST(a_pinned_waiter_does_not_block_others), TEST(values_that_make_no_sense_are_refused),
           TEST(each_allocation_may_fail), TEST(the_books_balance_after_many_steps),
-          TEST(many_threads_leave_nothing_behind))
+          TEST(shared_blocks_are_found_as_a_plain_search_finds_them), TEST(many_threads_leave_nothing_behind))

@@ -190,7 +190,8 @@ typedef struct dyn_router_request {
     const char *name; /* optional; unique among booked and waiting requests */
     size_t name_length;
     uint64_t tokens;          /* length of the prompt */
-    const uint64_t *sequence; /* sequence hashes of its complete blocks; may be NULL: blocks of its own */
+    const uint64_t *sequence; /* sequence hashes of its complete blocks from the first on (dyn_hash_chain()), each
+                               * naming its whole prefix; NULL: the blocks are its own */
     size_t blocks;
     dyn_router_overlap overlap;
     dyn_router_override override;

@@ -132,9 +132,11 @@ void dyn__router_score(dyn_router *self, const dyn_router_request *request, cons
             score->cost = w.weight * prefill + decode;
         } else {
             double raw = w.track_prefill ? (double)(slot->tokens + request->tokens) / size : 0;
-            double ahead = (double)(slot->tokens - least) / size / asked;
-            double decay =
-                config->overlap_score_credit_decay > 0 ? 1 / (1 + config->overlap_score_credit_decay * ahead) : 1;
+            double decay = 1;
+            if (config->overlap_score_credit_decay > 0) {
+                double ahead = (double)(slot->tokens - least) / size / asked;
+                decay = 1 / (1 + config->overlap_score_credit_decay * ahead);
+            }
             uint32_t beyond = request->overlap.shared > score->overlap ? request->overlap.shared - score->overlap : 0;
             double credit = w.credit * decay * score->overlap + config->host_cache_hit_weight * score->host +
                             config->disk_cache_hit_weight * score->disk + w.shared * beyond;

@@ -66,7 +66,7 @@ struct place {
 /* A hash with its first holder inline, further ones in `more`. slot NONE: empty cell. */
 struct cell {
     uint64_t hash;
-    uint32_t slot, refs, next, pad;
+    uint32_t slot, refs, next, holders;
 };
 struct holder {
     uint32_t slot, refs, next;
@@ -161,7 +161,7 @@ void dyn__router_free_table(dyn_router *self);
 int dyn__router_blocks_reserve(dyn_router *self, size_t count);                 /* then so many adds cannot fail */
 bool dyn__router_blocks_add(dyn_router *self, uint64_t hash, uint32_t slot);    /* true: new for that slot */
 bool dyn__router_blocks_remove(dyn_router *self, uint64_t hash, uint32_t slot); /* true: that was the last */
-void dyn__router_blocks_held(dyn_router *self, const uint64_t *hashes, size_t count); /* adds to scores[].held */
+void dyn__router_blocks_held(dyn_router *self, const uint64_t *hashes, size_t count); /* sets scores[].held */
 
 /* requests.c */
 struct entry *dyn__router_entry(dyn_router *self, uint64_t ticket); /* NULL: none */
