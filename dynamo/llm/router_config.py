@@ -387,7 +387,7 @@ def _checked(given: dict[str, Any]) -> dict[str, Any]:
         ("conditional_disagg_eff_isl_threshold", 0),
         ("router_max_tree_size", 1),
         ("router_max_active_requests", 1),
-        ("router_max_index_bytes", 1 << 16),
+        ("router_max_index_bytes", 1 << 20),
         ("router_seed", 0),
     ):
         given[name] = _integer(name, given[name], least)
