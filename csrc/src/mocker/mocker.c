@@ -120,6 +120,12 @@ static uint64_t mix(uint64_t x)
     return x ^ (x >> 31);
 }
 
+/* A rolling hash of all tokens so far: one multiplication each, mixed only when a token is made from it. */
+static uint64_t absorb(uint64_t state, uint32_t token)
+{
+    return state * UINT64_C(0xD1342543DE82EF95) + token + 1;
+}
+
 static struct request **place_of(const dyn_mocker *self, uint64_t id)
 {
     struct request **place = &self->buckets[mix(id) & self->bucket_mask];
@@ -222,7 +228,7 @@ int dyn_mocker_submit(dyn_mocker *self, uint64_t request, const uint32_t *tokens
     r->tokens = (uint32_t *)(r->sequences + blocks);
     r->blocks = r->tokens + room;
     memcpy(r->tokens, tokens, count * sizeof(*tokens));
-    for (size_t i = 0; i < count; i++) r->state = mix(r->state + tokens[i] + UINT64_C(0x9E3779B97F4A7C15));
+    for (size_t i = 0; i < count; i++) r->state = absorb(r->state, tokens[i]);
     hash_complete_blocks(self, r);
     *place = r;
     list_append(&self->waiting, r);
@@ -369,8 +375,9 @@ static void name_blocks(dyn_mocker *self, struct request *r, size_t from, size_t
 
 static uint32_t next_token(dyn_mocker *self, struct request *r)
 {
-    uint32_t token = self->config.token_low + (uint32_t)(r->state % (self->config.token_high - self->config.token_low));
-    r->state = mix(r->state + token + UINT64_C(0x9E3779B97F4A7C15));
+    uint32_t token =
+        self->config.token_low + (uint32_t)(mix(r->state) % (self->config.token_high - self->config.token_low));
+    r->state = absorb(r->state, token);
     return token;
 }
 
