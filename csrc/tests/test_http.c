@@ -159,4 +159,475 @@ static void a_stream_from_another_thread_arrives_whole(void)
     stop();
 }
 
-TEST_MAIN(TEST(requests_on_one_connection_are_answered_in_order), TEST(a_stream_from_another_thread_arrives_whole))
+
+/* ---- refusals ---------------------------------------------------------------------------------- */
+
+static char big[300 * 1024];
+static const char *filled(const char *before, char fill, size_t times, const char *after)
+{
+    size_t at = strlen(before);
+    memcpy(big, before, at);
+    memset(big + at, fill, times);
+    strcpy(big + at + times, after);
+    return big;
+}
+
+static void malformed_requests_are_refused_with_their_status(void)
+{
+#define POST "POST /echo HTTP/1.1\r\nHost: x\r\n"
+    static const struct {
+        int status;
+        const char *request;
+    } cases[] = {
+        {400, "garbage\r\n\r\n"},
+        {400, "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 tls hello\r\n\r\n"},
+        {501, "BREW /echo HTTP/1.1\r\nHost: x\r\n\r\n"},
+        {505, "GET /live HTTP/2.0\r\nHost: x\r\n\r\n"},
+        {400, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"},
+        {400, "GET /live\r\n\r\n"},
+        {400, "GET live HTTP/1.1\r\nHost: x\r\n\r\n"},
+        {400, "GET /live HTTP/1.1\r\n\r\n"},                                  /* no Host */
+        {400, "GET /live HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n"},
+        {400, "GET /live HTTP/1.1\nHost: x\n\n"},                             /* bare LF */
+        {400, "GET /live HTTP/1.1\r\nHost: x\rX: y\r\n\r\n"},                 /* bare CR */
+        {400, "GET /live HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n"},         /* folded */
+        {400, "GET /live HTTP/1.1\r\n Host: x\r\n\r\n"},
+        {400, "GET /live HTTP/1.1\r\nHost : x\r\n\r\n"},
+        {400, "GET /live HTTP/1.1\r\nHost: x\r\n: empty\r\n\r\n"},
+        {400, "GET /live HTTP/1.1\r\nHost: x\r\nA: b\x01\r\n\r\n"},
+        {400, "GET /live HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n"},
+        {400, POST "Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello"},
+        {400, POST "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello"},
+        {400, POST "Content-Length: 5, 5\r\n\r\nhello"},
+        {400, POST "Content-Length: -1\r\n\r\n"},
+        {400, POST "Content-Length: +5\r\n\r\nhello"},
+        {400, POST "Content-Length: 0x5\r\n\r\nhello"},
+        {400, POST "Content-Length: 99999999999999999999999\r\n\r\nhello"},
+        {400, POST "Content-Length: \r\n\r\nhello"},
+        {400, POST "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
+        {400, POST "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"},
+        {400, POST "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
+        {400, POST "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"},
+        {501, POST "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"},
+        {400, POST "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"},
+        {400, "POST /echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
+        {400, POST "Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n"},
+        {400, POST "Transfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n"},
+        {400, POST "Transfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n"},
+        {400, POST "Transfer-Encoding: chunked\r\n\r\n5\r\nhelloXX0\r\n\r\n"},
+        {400, POST "Transfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n"},
+        {400, POST "Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\nhello\r\n0\r\n\r\n"},
+        {417, POST "Expect: a miracle\r\nContent-Length: 5\r\n\r\nhello"},
+        {501, "CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n"},
+        {404, "GET /no HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"},
+        {405, "GET /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"},
+        {404, "OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"},
+        {200, "GET http://x/live?a=1#b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"},
+        {200, "\r\n\r\nGET /live HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, close\r\n\r\n"},
+        {200, "GET /live HTTP/1.1\r\nhost:x\r\nA:  b  \r\nUpgrade: websocket\r\nConnection: upgrade, close\r\n\r\n"},
+        {200, POST "Connection: close\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello"},
+        {413, POST "Content-Length: 2000000\r\n\r\n"},
+    };
+    dyn_http_settings settings = {.max_body_bytes = 1000000};
+    start(&settings);
+    for (size_t i = 0; i < DYN__COUNT(cases); i++) {
+        char want[32];
+        ask(cases[i].request);
+        snprintf(want, sizeof(want), "HTTP/1.1 %d ", cases[i].status);
+        /* The 100 comes before the answer. */
+        const char *answer = strncmp(got, "HTTP/1.1 100 Continue\r\n\r\n", 25) == 0 ? got + 25 : got;
+        if (strncmp(answer, want, strlen(want)) != 0) {
+            fprintf(stderr, "case %zu: want %d, got %.40s\n  for %.200s\n", i, cases[i].status, got, cases[i].request);
+            test_failures++;
+        }
+        if (cases[i].status >= 400) CHECK(strstr(got, "{\"error\":{\"message\":\"") != NULL && strstr(got, "Connection: close") != NULL);
+    }
+    /* Each of these again, one byte at a time: the pieces must not matter. */
+    for (size_t i = 0; i < DYN__COUNT(cases); i++) {
+        char want[32];
+        int fd = dial(), one = 1;
+        setsockopt(fd, 6 /* TCP */, 1 /* NODELAY */, &one, sizeof(one));
+        for (const char *at = cases[i].request; *at != 0; at++)
+            if (send(fd, at, 1, MSG_NOSIGNAL) != 1) break;
+        read_until(fd, NULL);
+        close(fd);
+        snprintf(want, sizeof(want), "HTTP/1.1 %d ", cases[i].status);
+        CHECK(strstr(got, want) != NULL);
+    }
+    ask(filled("GET /", 'a', 9000, " HTTP/1.1\r\nHost: x\r\n\r\n"));
+    CHECK(has("HTTP/1.1 414"));
+    ask(filled("GET /live HTTP/1.1\r\nHost: x\r\nA: ", 'a', 40000, "\r\n\r\n"));
+    CHECK(has("HTTP/1.1 431"));
+    ask(filled("GET /live HTTP/1.1\r\nHost: x\r\n", 'a', 40000, ": b\r\n\r\n"));
+    CHECK(has("HTTP/1.1 431"));
+    size_t at = (size_t)sprintf(big, "GET /live HTTP/1.1\r\nHost: x\r\n");
+    for (int i = 0; i < 120; i++) at += (size_t)sprintf(big + at, "A%d: b\r\n", i);
+    strcpy(big + at, "\r\n");
+    ask(big);
+    CHECK(has("HTTP/1.1 431"));
+    /* Chunks of one byte are allowed, extensions without end are not. */
+    at = (size_t)sprintf(big, POST "Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for (int i = 0; i < 5000; i++) at += (size_t)sprintf(big + at, "1\r\nx\r\n");
+    strcpy(big + at, "0\r\n\r\n");
+    ask(big);
+    CHECK(has("HTTP/1.1 200") && has("Content-Length: 5000"));
+    ask(filled(POST "Transfer-Encoding: chunked\r\n\r\n1;", 'x', 200000, "\r\nx\r\n0\r\n\r\n"));
+    CHECK(has("HTTP/1.1 400"));
+    dyn_http_stats stats;
+    dyn_http_server_stats(server, &stats);
+    CHECK(stats.malformed > 2 * 35);
+    CHECK_EQ(stats.body_bytes, 0);
+    stop();
+}
+
+static void a_key_is_asked_for_except_on_open_routes(void)
+{
+    dyn_http_settings settings = {.api_key = "secret", .allow_origin = "https://a.b"};
+    start(&settings);
+#define REST "Host: x\r\nConnection: close\r\n"
+    ask("GET /files/a HTTP/1.1\r\n" REST "\r\n");
+    CHECK(has("HTTP/1.1 401") && has("WWW-Authenticate: Bearer") && has("authentication_error"));
+    ask("GET /files/a HTTP/1.1\r\n" REST "Authorization: Bearer secreT\r\n\r\n");
+    CHECK(has("HTTP/1.1 401"));
+    ask("GET /files/a HTTP/1.1\r\n" REST "Authorization: Bearer secretsecret\r\n\r\n");
+    CHECK(has("HTTP/1.1 401"));
+    ask("GET /no HTTP/1.1\r\n" REST "\r\n"); /* what exists is not told without the key */
+    CHECK(has("HTTP/1.1 401"));
+    ask("GET /files/a HTTP/1.1\r\n" REST "authorization: bearer secret\r\nx-request-id: abc-1\r\n\r\n");
+    CHECK(has("HTTP/1.1 200") && has("x-request-id: abc-1\r\n") && has("Access-Control-Allow-Origin: https://a.b\r\nVary: Origin"));
+    ask("GET /live HTTP/1.1\r\n" REST "\r\n");
+    CHECK(has("HTTP/1.1 200"));
+    ask("OPTIONS /echo HTTP/1.1\r\n" REST "Origin: https://a.b\r\nAccess-Control-Request-Method: POST\r\n\r\n");
+    CHECK(has("HTTP/1.1 204") && has("Access-Control-Allow-Methods"));
+    CHECK_EQ(count("Content-Length"), 0);
+    ask("POST /echo HTTP/1.1\r\n" REST "Expect: 100-continue\r\nContent-Length: 900000\r\n\r\n");
+    CHECK(strncmp(got, "HTTP/1.1 401", 12) == 0); /* no 100: the body need not come */
+    stop();
+    settings.api_key = "";
+    dyn_http_server *none = NULL;
+    CHECK_EQ(dyn_loop_new(&loop), DYN_OK);
+    CHECK_EQ(dyn_http_server_new(&none, loop, &settings), DYN_EINVAL);
+    dyn_loop_unref(loop);
+}
+
+/* ---- time, loss, back-pressure ------------------------------------------------------------------ */
+
+static void slow_clients_are_told_or_cut(void)
+{
+    dyn_http_settings settings = {
+        .header_timeout_ms = 150, .body_timeout_ms = 150, .idle_timeout_ms = 300, .write_timeout_ms = 150};
+    start(&settings);
+    int silent = dial(), header = dial(), body = dial(), idle = dial();
+    send_text(header, "GET /live HT");
+    send_text(body, POST "Content-Length: 100\r\n\r\nab");
+    send_text(idle, "GET /live HTTP/1.1\r\nHost: x\r\n\r\n");
+    read_until(header, NULL);
+    CHECK(has("HTTP/1.1 408"));
+    read_until(body, NULL);
+    CHECK(has("HTTP/1.1 408"));
+    CHECK_EQ(read_until(silent, NULL), 0);
+    read_until(idle, NULL);
+    CHECK(has("HTTP/1.1 200"));
+    close(silent), close(header), close(body), close(idle);
+    dyn_http_stats stats;
+    dyn_http_server_stats(server, &stats);
+    CHECK_EQ(stats.timed_out, 2);
+    stop();
+}
+
+/* A handler that keeps its exchange for the test. */
+static _Atomic(dyn_http_exchange *) kept;
+static atomic_int closed_calls, done_calls, drain_calls;
+static void count_closed(void *user)
+{
+    (void)user;
+    closed_calls++;
+}
+static void count_done(void *user)
+{
+    (void)user;
+    done_calls++;
+}
+static void count_drain(void *user)
+{
+    (void)user;
+    drain_calls++;
+}
+static const dyn_http_events counters = {count_drain, count_closed, count_done};
+static void keep(void *user, dyn_http_exchange *x)
+{
+    (void)user;
+    CHECK_EQ(dyn_http_watch(x, &counters, NULL), DYN_OK);
+    CHECK_EQ(dyn_http_watch(x, &counters, NULL), DYN_EBUSY);
+    kept = x;
+}
+static dyn_http_exchange *take_kept(void)
+{
+    for (int i = 0; i < 5000 && kept == NULL; i++) usleep(1000);
+    return atomic_exchange(&kept, NULL);
+}
+static bool within_5s(atomic_int *number, int want)
+{
+    for (int i = 0; i < 5000 && *number != want; i++) usleep(1000);
+    return *number == want;
+}
+
+static void a_client_that_never_reads_costs_bounded_memory_and_is_cut(void)
+{
+    dyn_http_settings settings = {.max_pending_bytes = 1 << 20, .write_timeout_ms = 300};
+    static char block[64 * 1024];
+    closed_calls = done_calls = drain_calls = 0;
+    start(&settings);
+    CHECK_EQ(dyn_http_route(server, "GET", "/keep", 0, keep, NULL), DYN_OK);
+    int fd = dial();
+    send_text(fd, "GET /keep HTTP/1.1\r\nHost: x\r\n\r\n");
+    dyn_http_exchange *x = take_kept();
+    CHECK(x != NULL);
+    CHECK_EQ(dyn_http_write(x, block, 1), DYN_EBUSY);
+    CHECK_EQ(dyn_http_begin(x, 200, "text/event-stream"), DYN_OK);
+    int rc, refused = 0;
+    size_t most = 0;
+    while ((rc = dyn_http_write(x, block, sizeof(block))) != DYN_ECLOSED) {
+        if (rc == DYN_EAGAIN) refused++, usleep(1000);
+        size_t pending = dyn_http_pending(x);
+        if (pending > most) most = pending;
+    }
+    CHECK(refused > 0);
+    CHECK(most <= (1 << 20) + sizeof(block));
+    CHECK(dyn_http_closed(x));
+    CHECK(within_5s(&closed_calls, 1) && within_5s(&done_calls, 1));
+    CHECK_EQ(dyn_http_end(x), DYN_ECLOSED);
+    dyn_http_exchange_unref(x);
+    close(fd);
+    stop();
+}
+
+static void congestion_ends_with_a_drain(void)
+{
+    static char block[64 * 1024];
+    closed_calls = done_calls = drain_calls = 0;
+    start(NULL);
+    CHECK_EQ(dyn_http_route(server, "GET", "/keep", 0, keep, NULL), DYN_OK);
+    int fd = dial();
+    send_text(fd, "GET /keep HTTP/1.1\r\nHost: x\r\n\r\n");
+    dyn_http_exchange *x = take_kept();
+    CHECK_EQ(dyn_http_begin(x, 200, "text/plain"), DYN_OK);
+    size_t sent = 0;
+    memset(block, 'a', sizeof(block));
+    while (dyn_http_write(x, block, sizeof(block)) == DYN_OK) sent += sizeof(block);
+    CHECK(dyn_http_congested(x));
+    drain_calls = 0; /* what the socket's own buffers took may have drained before */
+    size_t back = 0;
+    while (drain_calls == 0) {
+        struct pollfd ready = {.fd = fd, .events = POLLIN};
+        if (poll(&ready, 1, 5000) != 1) break;
+        back += (size_t)recv(fd, got, sizeof(got), 0);
+    }
+    CHECK_EQ(drain_calls, 1);
+    CHECK(!dyn_http_congested(x) && dyn_http_pending(x) <= 64 * 1024);
+    CHECK_EQ(dyn_http_end(x), DYN_OK);
+    dyn_http_exchange_unref(x);
+    while (back < sent) {
+        ssize_t n = recv(fd, got, sizeof(got), 0);
+        if (n <= 0) break;
+        back += (size_t)n;
+    }
+    CHECK(back >= sent);
+    CHECK(within_5s(&done_calls, 1));
+    CHECK_EQ(closed_calls, 0);
+    /* The connection is good for the next one. */
+    send_text(fd, "GET /live HTTP/1.1\r\nHost: x\r\n\r\n");
+    read_until(fd, "{}");
+    CHECK(has("200 OK"));
+    close(fd);
+    stop();
+}
+
+static void a_half_closed_client_gets_its_answer_and_a_gone_one_is_told(void)
+{
+    closed_calls = done_calls = 0;
+    start(NULL);
+    CHECK_EQ(dyn_http_route(server, "GET", "/keep", 0, keep, NULL), DYN_OK);
+    int fd = dial();
+    send_text(fd, "GET /keep HTTP/1.1\r\nHost: x\r\n\r\nGET /live HTTP/1.1\r\nHost: x\r\n\r\n");
+    shutdown(fd, SHUT_WR);
+    dyn_http_exchange *x = take_kept();
+    CHECK(within_5s(&closed_calls, 1));
+    CHECK_EQ(dyn_http_respond(x, 200, "text/plain", "all the same", 12), DYN_OK);
+    dyn_http_exchange_unref(x);
+    read_until(fd, NULL);
+    CHECK(has("all the sameHTTP/1.1 200 OK") && has("{}"));
+    close(fd);
+
+    fd = dial();
+    send_text(fd, "GET /keep HTTP/1.1\r\nHost: x\r\n\r\n");
+    x = take_kept();
+    struct linger hard = {1, 0};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &hard, sizeof(hard));
+    close(fd); /* a reset */
+    CHECK(within_5s(&closed_calls, 2) && within_5s(&done_calls, 2));
+    CHECK_EQ(dyn_http_respond(x, 200, NULL, "", 0), DYN_ECLOSED);
+    dyn_http_exchange_unref(x);
+    stop();
+}
+
+static void too_many_connections_are_told(void)
+{
+    dyn_http_settings settings = {.max_connections = 2};
+    start(&settings);
+    int a = dial(), b = dial();
+    send_text(a, "GET /live HTTP/1.1\r\nHost: x\r\n\r\n");
+    read_until(a, "{}");
+    send_text(b, "GET /live HTTP/1.1\r\nHost: x\r\n\r\n");
+    read_until(b, "{}");
+    int c = dial();
+    read_until(c, NULL);
+    CHECK(has("HTTP/1.1 503") && has("Retry-After") && has("\"code\":\"connections\"}}\n"));
+    close(a), close(b), close(c);
+    stop();
+}
+
+static atomic_int stopped;
+static void note_stopped(void *user)
+{
+    (void)user;
+    stopped++;
+}
+static void a_graceful_stop_lets_answers_end(void)
+{
+    for (int in_time = 0; in_time < 2; in_time++) {
+        uint16_t again;
+        closed_calls = done_calls = stopped = 0;
+        start(NULL);
+        CHECK_EQ(dyn_http_route(server, "GET", "/keep", 0, keep, NULL), DYN_OK);
+        int fd = dial(), idle = dial();
+        send_text(idle, "GET /live HTTP/1.1\r\nHost: x\r\n\r\n");
+        read_until(idle, "{}");
+        send_text(fd, "GET /keep HTTP/1.1\r\nHost: x\r\n\r\n");
+        dyn_http_exchange *x = take_kept();
+        CHECK_EQ(dyn_http_server_stop(server, in_time ? 5000 : 100, note_stopped, NULL), DYN_OK);
+        CHECK_EQ(dyn_http_server_stop(server, 5000, note_stopped, NULL), DYN_EBUSY);
+        CHECK_EQ(dyn_http_server_listen(server, NULL, 0, &again), DYN_ECLOSED);
+        CHECK_EQ(read_until(idle, NULL), 0);
+        if (in_time) {
+            CHECK_EQ(dyn_http_respond(x, 200, "text/plain", "done", 4), DYN_OK);
+            read_until(fd, NULL);
+            CHECK(has("Connection: close") && has("done"));
+        } else
+            CHECK_EQ(read_until(fd, NULL), 0);
+        dyn_http_exchange_unref(x);
+        close(fd), close(idle);
+        CHECK(within_5s(&stopped, 1));
+        stop();
+    }
+}
+
+/* ---- mail --------------------------------------------------------------------------------------- */
+
+static void requests_and_events_travel_by_mail(void)
+{
+    int route_owner = 1, watch_owner = 2;
+    dyn_mailbox *box;
+    start(NULL);
+    CHECK_EQ(dyn_mailbox_new(&box), DYN_OK);
+    CHECK_EQ(dyn_http_route_mail(server, "GET", "/mail", 0, box, &route_owner), DYN_OK);
+    int fd = dial();
+    send_text(fd, "GET /mail?a=b HTTP/1.1\r\nHost: x\r\nX-Y: z\r\nX-Y: 2\r\n\r\n");
+    CHECK_EQ(dyn_mailbox_wait(box, 5000), DYN_OK);
+    dyn_mail *mail = dyn_mailbox_take(box);
+    CHECK(mail != NULL && mail->owner == &route_owner);
+    dyn_http_exchange *x = dyn_http_from_mail(mail);
+    size_t length;
+    CHECK_STR(dyn_http_path(x, &length), "/mail");
+    CHECK_STR(dyn_http_query(x, &length), "a=b");
+    CHECK_STR(dyn_http_header(x, "x-y", &length), "z");
+    CHECK_EQ(dyn_http_header_count(x), 3);
+    CHECK_STR(dyn_http_method(x), "GET");
+    CHECK_EQ(strlen(dyn_http_request_id(x)), 32);
+    CHECK(strncmp(dyn_http_peer(x), "127.0.0.1:", 10) == 0);
+    CHECK_EQ(dyn_http_set_header(x, "X-A", "b"), DYN_OK);
+    CHECK_EQ(dyn_http_set_header(x, "X-A", "b\r\nEvil: 1"), DYN_EINVAL);
+    CHECK_EQ(dyn_http_set_header(x, "X A", "b"), DYN_EINVAL);
+    CHECK_EQ(dyn_http_set_header(x, "Content-Length", "1"), DYN_EINVAL);
+    CHECK_EQ(dyn_http_watch_mail(x, box, &watch_owner), DYN_OK);
+    CHECK_EQ(dyn_http_watch_mail(x, box, &watch_owner), DYN_EBUSY);
+    close(fd);
+    CHECK_EQ(dyn_mailbox_wait(box, 5000), DYN_OK);
+    mail = dyn_mailbox_take(box);
+    CHECK(mail != NULL && mail->owner == &watch_owner);
+    CHECK_EQ(dyn_http_event_from_mail(mail), DYN_HTTP_EVENT_CLOSED);
+    CHECK(dyn_http_unwatch_mail(x));
+    dyn_http_exchange_unref(x); /* unanswered */
+    CHECK_EQ(dyn_http_unroute(server, "GET", "/mail"), DYN_OK);
+    CHECK_EQ(dyn_http_unroute(server, "GET", "/mail"), DYN_ENOENT);
+    CHECK_EQ(dyn_mailbox_wait(box, 5000), DYN_OK);
+    mail = dyn_mailbox_take(box);
+    CHECK(mail != NULL && mail->owner == &route_owner && dyn_http_from_mail(mail) == NULL);
+
+    /* A mail that nobody takes is answered when its box goes. */
+    CHECK_EQ(dyn_http_route_mail(server, "GET", "/mail", 0, box, &route_owner), DYN_OK);
+    fd = dial();
+    send_text(fd, "GET /mail HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    CHECK_EQ(dyn_mailbox_wait(box, 5000), DYN_OK);
+    CHECK_EQ(dyn_http_unroute(server, "GET", "/mail"), DYN_OK);
+    dyn_mailbox_unref(box);
+    read_until(fd, NULL);
+    CHECK(has("HTTP/1.1 500"));
+    close(fd);
+    stop();
+}
+
+/* ---- memory ------------------------------------------------------------------------------------- */
+
+static int fail_allocations_here(void *arg)
+{
+    dyn__fail_after = *(int *)arg;
+    return DYN_OK;
+}
+
+static void failing_allocations_cost_an_answer_never_the_server(void)
+{
+    static const char request[] =
+        POST "A: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\nE: 5\r\nF: 6\r\nG: 7\r\nH: 8\r\nI: 9\r\nJ: 1\r\nK: 1\r\nL: 1\r\nM: 1\r\nN: 1\r\n"
+             "O: 1\r\nP: 1\r\nQ: 1\r\nR: 1\r\nS: 1\r\nT: 1\r\nU: 1\r\nV: 1\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+             "5\r\nhello\r\n0\r\n\r\n";
+    start(NULL);
+    bool whole = false;
+    for (int nth = 0; nth < 40 && !whole; nth++) { /* on the loop's thread the nth allocation fails, and all after it */
+        int fd = dial(), never = -1;
+        CHECK_EQ(dyn_loop_run(loop, fail_allocations_here, &nth), DYN_OK);
+        send(fd, request, sizeof(request) - 1, MSG_NOSIGNAL);
+        struct pollfd ready = {.fd = fd, .events = POLLIN};
+        poll(&ready, 1, 300); /* a conn that could not be made is made when memory is back */
+        CHECK_EQ(dyn_loop_run(loop, fail_allocations_here, &never), DYN_OK);
+        read_until(fd, NULL);
+        whole = strstr(got, "\r\n\r\nhello") != NULL;
+        if (!whole) CHECK(got[0] == 0 || strstr(got, "HTTP/1.1 503") != NULL || strstr(got, "HTTP/1.1 500") != NULL);
+        close(fd);
+    }
+    CHECK(whole);
+    ask("GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    CHECK(has("{}"));
+    stop();
+    EACH_ALLOCATION_FAILS
+    {
+        dyn_http_settings settings = {.api_key = "k", .allow_origin = "*"};
+        dyn_http_server *each = NULL;
+        int saved = dyn__fail_after;
+        dyn__fail_after = -1;
+        dyn_loop_new(&loop);
+        dyn__fail_after = saved;
+        rc = dyn_http_server_new(&each, loop, &settings);
+        if (rc == DYN_OK) rc = dyn_http_route(each, "GET", "/", 0, drop, NULL);
+        if (rc == DYN_OK) rc = dyn_http_route_static(each, "/s", 0, 200, "text/plain", "x", 1);
+        dyn_http_server_free(each);
+        dyn_loop_unref(loop);
+    }
+}
+
+TEST_MAIN(TEST(requests_on_one_connection_are_answered_in_order), TEST(a_stream_from_another_thread_arrives_whole),
+          TEST(malformed_requests_are_refused_with_their_status), TEST(a_key_is_asked_for_except_on_open_routes),
+          TEST(slow_clients_are_told_or_cut), TEST(a_client_that_never_reads_costs_bounded_memory_and_is_cut),
+          TEST(congestion_ends_with_a_drain), TEST(a_half_closed_client_gets_its_answer_and_a_gone_one_is_told),
+          TEST(too_many_connections_are_told), TEST(a_graceful_stop_lets_answers_end),
+          TEST(requests_and_events_travel_by_mail), TEST(failing_allocations_cost_an_answer_never_the_server))

@@ -115,6 +115,7 @@ int dyn__http_check_head(dyn__http_conn *conn, enum dyn__http_body *body, uint64
 #define REFUSE(status, text) return *message = (text), (status)
     /* These leave the end of the request in doubt: the connection does not outlive them. */
     if (major != 1 || minor > 1) REFUSE(major == 0 ? 400 : 505, "only HTTP/1.0 and HTTP/1.1 are spoken here");
+    if (strcmp(x->method, "CONNECT") == 0) REFUSE(501, "this is not a proxy");
     if (split_url(x) != 0) REFUSE(400, "the request target must be a path or an http URL");
     if (host_twice || (host == NULL && minor == 1)) REFUSE(400, "a request needs exactly one Host header field");
     if (length_twice || coding_twice || (length != NULL && coding != NULL))
@@ -130,7 +131,6 @@ int dyn__http_check_head(dyn__http_conn *conn, enum dyn__http_body *body, uint64
     } else if (coding != NULL)
         *body = DYN__CHUNKED;
     if (expect != NULL && strcasecmp(expect, "100-continue") != 0) REFUSE(417, "the only expectation known here is 100-continue");
-    if (strcmp(x->method, "CONNECT") == 0) REFUSE(501, "this is not a proxy");
     *wants_100 = expect != NULL && minor == 1 && *body != DYN__NO_BODY;
     return 0;
 #undef REFUSE

@@ -402,29 +402,28 @@ static void scrape(dyn_metrics *metrics, dyn_http_exchange *x)
     dyn_buf_unref(text);
 }
 
+/* Hand the exchange out, and let go of its route: a mail in a box must not keep that box alive. */
 void dyn__http_dispatch(dyn_http_exchange *x)
 {
     dyn__http_route *route = x->route;
-    if (route->gone) {
+    x->route = NULL;
+    if (!route->gone) atomic_fetch_add_explicit(&x->server->requests, 1, memory_order_relaxed);
+    if (route->gone)
         dyn__http_refuse(x, 404, "there is nothing at this path any more");
-        return;
-    }
-    atomic_fetch_add_explicit(&x->server->requests, 1, memory_order_relaxed);
-    if (route->body != NULL) {
+    else if (route->body != NULL)
         dyn_http_respond(x, route->status, route->type, dyn_buf_data(route->body), route->body_length);
-        return;
-    }
-    if (route->metrics != NULL) {
+    else if (route->metrics != NULL)
         scrape(route->metrics, x);
-        return;
+    else {
+        atomic_store_explicit(&x->handles, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&x->refs, 1, memory_order_relaxed);
+        if (route->box != NULL) {
+            x->mail = (dyn_mail){.owner = route->owner, .drop = drop_request};
+            dyn_mailbox_put(route->box, &x->mail);
+        } else
+            route->handler(route->user, x);
     }
-    atomic_store_explicit(&x->handles, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&x->refs, 1, memory_order_relaxed);
-    if (route->box != NULL) {
-        x->mail = (dyn_mail){.owner = route->owner, .drop = drop_request};
-        dyn_mailbox_put(route->box, &x->mail);
-    } else
-        route->handler(route->user, x);
+    dyn__http_route_unref(route);
 }
 
 struct route_call {
