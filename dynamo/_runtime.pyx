@@ -9,9 +9,7 @@ without suspending travels in one frame, unless a step took long: then it leaves
 """
 import asyncio
 import os
-import random
 import time
-import uuid
 import weakref
 
 cimport cython
@@ -52,6 +50,14 @@ cdef extern from *:
         }
         return methods->am_anext(iterator);
     }
+    /* Which worker comes next: not a secret. */
+    static uint64_t dyn_splitmix(uint64_t *seed)
+    {
+        uint64_t x = *seed += UINT64_C(0x9E3779B97F4A7C15);
+        x = (x ^ (x >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+        x = (x ^ (x >> 27)) * UINT64_C(0x94D049BB133111EB);
+        return x ^ (x >> 31);
+    }
     /* What `await thing` would drive; takes the reference. */
     static PyObject *dyn_awaited(PyObject *thing)
     {
@@ -71,6 +77,7 @@ cdef extern from *:
     PySendResult PyIter_Send(PyObject *iterator, PyObject *value, PyObject **result)
     void dyn_set_sender(PyObject *type, PySendResult (*sender)(PyObject *, PyObject *, PyObject **) noexcept)
     PyObject *dyn_anext(PyObject *iterator)
+    uint64_t dyn_splitmix(uint64_t *seed) nogil
     PyObject *dyn_awaited(PyObject *thing)
     PyObject *Py_None
     int PyCoro_CheckExact(PyObject *thing)
@@ -332,6 +339,7 @@ cdef class Context:
     def id(self):
         """The request id."""
         if self.name is None:
+            import uuid             # not needed before the first id is asked for
             self.name = str(uuid.uuid4())
         return self.name
 
@@ -773,6 +781,21 @@ cdef class Pool:
                 dyn_pool_unref(ptr)
 
 
+cdef uint64_t _seed = int.from_bytes(os.urandom(8), "little")
+
+
+cdef size_t _random() noexcept:
+    return <size_t>(dyn_splitmix(&_seed) >> 1)
+
+
+def _reseed():
+    global _seed
+    _seed = int.from_bytes(os.urandom(8), "little")
+
+
+os.register_at_fork(after_in_child=_reseed)
+
+
 cdef class Caller:
     """The live instances of one endpoint, and the calls to them."""
 
@@ -784,7 +807,7 @@ cdef class Caller:
         self.inhibited = {}
         self.inhibit_secs = inhibit_secs
         self.arrays = arrays
-        self.turn = random.getrandbits(16)      # so that many clients do not start with the same worker
+        self.turn = _random()       # so that many clients do not start with the same worker
 
     def put(self, uint64_t instance_id, str address, record=None):
         """An instance is there, or has changed."""
@@ -842,7 +865,7 @@ cdef class Caller:
         if n == 1:
             return ids[0]
         if mode == RANDOM:
-            return ids[random.randrange(n)]
+            return ids[_random() % n]
         self.turn += 1
         return ids[self.turn % n]
 

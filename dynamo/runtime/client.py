@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from dynamo import errors
@@ -81,8 +83,6 @@ class Client:
         runtime = self.endpoint.runtime
         if runtime.is_shut_down:
             raise errors.EngineShutdown("the runtime is shut down")
-        import weakref
-
         watch = runtime.store.watch(self.endpoint.prefix)
         self._watching = asyncio.ensure_future(_keep_up(weakref.ref(self), watch))
         runtime._watchers.add(self)
@@ -94,10 +94,8 @@ class Client:
     def _stop_watching(self) -> None:
         task = self._watching
         if task is not None and not task.done():
-            try:
+            with contextlib.suppress(RuntimeError):  # its loop is closed
                 task.get_loop().call_soon_threadsafe(task.cancel)
-            except RuntimeError:
-                pass  # its loop is closed
 
     def __del__(self) -> None:
         self._stop_watching()
