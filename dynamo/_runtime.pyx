@@ -526,37 +526,30 @@ cdef int _raise_set() except -1:
 
 cdef PySendResult _next_send(PyObject *self, PyObject *value, PyObject **result) noexcept:
     """am_send of _Next."""
+    cdef ResponseStream stream = (<_Next>self).stream
     try:
-        found, done = _next_step(<_Next>self)
-    except StopAsyncIteration:
-        PyErr_SetNone(PyExc_StopAsyncIteration)
-        return PYGEN_ERROR
-    except BaseException as error:
-        kind = type(error)
-        PyErr_SetObject(<PyObject *>kind, <PyObject *>error)
-        return PYGEN_ERROR
-    Py_INCREF(found)
-    result[0] = <PyObject *>found
-    return PYGEN_RETURN if done else PYGEN_NEXT
-
-
-cdef tuple _next_step(_Next self):
-    cdef ResponseStream stream = self.stream
-    if stream.rest.size or stream.head != NULL:
         stream.waiter = None
-        return stream.take(), True
-    if stream.ended:
-        stream.waiter = None
-        error, stream.error = stream.error, None
-        if error is None:
-            raise StopAsyncIteration
-        raise error
-    if stream.waiter is not None and not stream.waiter.done():
-        raise RuntimeError("another task waits for the next item of this stream already")
-    future = stream.port.loop().create_future()
-    future._asyncio_future_blocking = True
-    stream.waiter = future
-    return future, False
+        if stream.head != NULL:
+            found = stream.take()
+            Py_INCREF(found)
+            result[0] = <PyObject *>found
+            return PYGEN_RETURN
+        if stream.ended:
+            if stream.error is not None:
+                error, stream.error = stream.error, None
+                raise error
+            PyErr_SetNone(PyExc_StopAsyncIteration)
+            return PYGEN_ERROR
+        future = stream.port.loop().create_future()
+        future._asyncio_future_blocking = True
+        stream.waiter = future
+        Py_INCREF(future)
+        result[0] = <PyObject *>future
+        return PYGEN_NEXT
+    except BaseException as caught:
+        kind = type(caught)
+        PyErr_SetObject(<PyObject *>kind, <PyObject *>caught)
+        return PYGEN_ERROR
 
 
 dyn_set_sender(<PyObject *>_Next, _next_send)
@@ -594,6 +587,8 @@ cdef class ResponseStream:
         return self
 
     def __anext__(self):
+        if self.waiter is not None and not self.waiter.done():
+            raise RuntimeError("another task waits for the next item of this stream already")
         cdef _Next step = _Next.__new__(_Next)
         step.stream = self
         return step
