@@ -36,6 +36,24 @@ DYN_API void dyn_hash_blocks(const uint32_t *tokens, size_t count, size_t block_
 /* Sequence hashes of `count` local hashes; `out` may be `local`.
  * parent  the sequence hash of the block before the first, or NULL at the start of a sequence. */
 DYN_API void dyn_hash_chain(const uint64_t *local, size_t count, const uint64_t *parent, uint64_t *out);
+/* The same for several sequences from their starts, side by side: twice as fast as one after the other.
+ * local   `sequences` arrays of count[i] hashes; out[i] has room for as many and may be local[i]. */
+DYN_API void dyn_hash_chain_many(const uint64_t *const *local, const size_t *count, size_t sequences,
+                                 uint64_t *const *out);
+/* The local hash of one block that also holds images or the like: its tokens, then their hashes in ascending order.
+ * tokens     all tokens of the window (block_size, or one more with eagle).
+ * mm_hashes  in any order; borrowed.
+ * errors     DYN_ENOMEM, DYN_ERANGE. */
+DYN_API int dyn_hash_block_mm(const uint32_t *tokens, size_t count, const uint64_t *mm_hashes, size_t mm_count,
+                              uint64_t seed, uint64_t *out);
+/* Token ids out of 64-bit integers.
+ * out     `count` ids, undefined on error.
+ * errors  DYN_ERANGE: one is negative or above 2^32 - 1. */
+DYN_API int dyn_hash_narrow(const int64_t *tokens, size_t count, uint32_t *out);
+/* XXH3-64 of bytes, seed 0: what stands for a text (an image's identifier) where a hash is wanted. */
+DYN_API uint64_t dyn_hash_text(const char *text, size_t size);
+/* The instruction set that long blocks are hashed with here: "avx512", "avx2", "sse2", "neon", "scalar". Static. */
+DYN_API const char *dyn_hash_simd(void);
 
 #ifdef __cplusplus
 }
