@@ -7,16 +7,26 @@ from dynamo import _lazy
 
 # name -> the module that has it; one line each, kept in the order of the modules
 _TABLE: dict[str, str] = {
+    "compute_block_hash_for_seq": "dynamo._hash",
+    "compute_block_hash_for_seq_py": "dynamo._hash",
+    "compute_block_hashes": "dynamo._hash",
+    "compute_sequence_hashes": "dynamo._hash",
+    "mm_hash": "dynamo._hash",
+    "ApproxTree": "dynamo._index",
+    "OverlapScores": "dynamo._index",
+    "RadixTree": "dynamo._index",
+    "exceptions": "dynamo.llm.exceptions",
+    "HttpAsyncEngine": "dynamo.llm.http",
+    "HttpError": "dynamo.llm.http",
+    "HttpService": "dynamo.llm.http",
+    "PythonAsyncEngine": "dynamo.llm.http",
+    "ApproxKvIndexer": "dynamo.llm.indexer",
+    "KvIndexer": "dynamo.llm.indexer",
     "KvRouterConfig": "dynamo.llm.router_config",
     "LoadThresholdConfig": "dynamo.llm.router_config",
     "RouterConfig": "dynamo.llm.router_config",
     "RouterMode": "dynamo.llm.router_config",
     "RoutingConstraints": "dynamo.llm.router_config",
-    "HttpAsyncEngine": "dynamo.llm.http",
-    "HttpError": "dynamo.llm.http",
-    "HttpService": "dynamo.llm.http",
-    "PythonAsyncEngine": "dynamo.llm.http",
-    "exceptions": "dynamo.llm.exceptions",
 }
 
 __getattr__, __dir__, __all__ = _lazy.attach(__name__, _TABLE)

@@ -1,9 +1,19 @@
 # What the table in __init__.py loads on demand, for type checkers: from <module> import <name> as <name>
+from dynamo._hash import compute_block_hash_for_seq as compute_block_hash_for_seq
+from dynamo._hash import compute_block_hash_for_seq_py as compute_block_hash_for_seq_py
+from dynamo._hash import compute_block_hashes as compute_block_hashes
+from dynamo._hash import compute_sequence_hashes as compute_sequence_hashes
+from dynamo._hash import mm_hash as mm_hash
+from dynamo._index import ApproxTree as ApproxTree
+from dynamo._index import OverlapScores as OverlapScores
+from dynamo._index import RadixTree as RadixTree
 from dynamo.llm import exceptions as exceptions
 from dynamo.llm.http import HttpAsyncEngine as HttpAsyncEngine
 from dynamo.llm.http import HttpError as HttpError
 from dynamo.llm.http import HttpService as HttpService
 from dynamo.llm.http import PythonAsyncEngine as PythonAsyncEngine
+from dynamo.llm.indexer import ApproxKvIndexer as ApproxKvIndexer
+from dynamo.llm.indexer import KvIndexer as KvIndexer
 from dynamo.llm.router_config import KvRouterConfig as KvRouterConfig
 from dynamo.llm.router_config import LoadThresholdConfig as LoadThresholdConfig
 from dynamo.llm.router_config import RouterConfig as RouterConfig

@@ -10,6 +10,8 @@ class Node:
         self.parent, self.tokens, self.name = parent, tokens, name
         self.children = {}
         self.workers = set()
+        self.edge = True  # it starts a run
+        self.closed = False  # the run ends here for good, as a second child came
 
 
 class NaiveIndex:
@@ -47,7 +49,13 @@ class NaiveIndex:
         for name, tokens in blocks:
             child = node.children.get(tokens)
             if child is None:
-                child = node.children[tokens] = Node(node, tokens, name)
+                child = Node(node, tokens, name)
+                if node is not self.root:
+                    child.edge = bool(node.children) or node.closed
+                    node.closed = node.closed or bool(node.children)
+                    for other in node.children.values():
+                        other.edge = True
+                node.children[tokens] = child
                 self.first.setdefault(name, child)
             names = self.names.setdefault(worker, {})
             used = self.foreign.setdefault(worker, {})
@@ -70,42 +78,53 @@ class NaiveIndex:
             node = child
 
     def drop(self, worker, node):
-        for child in list(node.children.values()):
-            if worker in child.workers:
-                self.drop(worker, child)
         node.workers.discard(worker)
         names = self.names.get(worker, {})
         used = self.foreign.get(worker, {}).pop(node, None)
         for name in {node.name, used[0] if used else node.name}:
             if names.get(name) is node:
                 del names[name]
-        if not node.workers:
+
+    def release(self, node):
+        while node is not self.root and not node.workers and not node.children:
             del node.parent.children[node.tokens]
             if self.first.get(node.name) is node:
                 del self.first[node.name]
+            node = node.parent
+
+    def drop_run(self, worker, node):
+        while True:
+            self.drop(worker, node)
+            following = [child for child in node.children.values() if not child.edge and worker in child.workers]
+            if not following:
+                break
+            node = following[0]
+        self.release(node)
 
     def removed(self, worker, names):
         failed = None
         for name in names:
             try:
-                self.drop(worker, self.lookup(worker, name, removing=True))
+                self.drop_run(worker, self.lookup(worker, name, removing=True))
             except BlockError as error:
                 failed = failed or error
         if failed:
             raise failed
 
     def cleared(self, worker):
-        for child in list(self.root.children.values()):
-            if worker in child.workers:
-                self.drop(worker, child)
+        for node in list(self.walk()):
+            if worker in node.workers:
+                self.drop(worker, node)
+                self.release(node)
 
-    def find(self, sequence):
-        scores, node = {}, self.root
+    def find(self, sequence, early_exit=False):
+        scores, node, active = {}, self.root, None
         for depth, tokens in enumerate(sequence):
             node = node.children.get(tokens)
-            if node is None:
+            if node is None or (early_exit and depth > 0 and node.edge and len(active) == 1):
                 break
-            for worker in node.workers:
+            active = set(node.workers) if active is None else active & node.workers
+            for worker in active:
                 scores[worker] = depth + 1
         return scores
 
