@@ -55,6 +55,7 @@ class Server:
         self.folder = tempfile.TemporaryDirectory()
         env = dict(os.environ, DYN_FILE_KV=self.folder.name, PYTHONPATH=str(ROOT))
         command = [sys.executable, "-m", "dynamo", "serve", str(model), "--workers", str(workers), "--router", router]
+        command += ["--slots", "8"]  # as many as there are conversations, should all come to one worker
         command += ["--engine", engine, "--port", str(self.port), *extra]
         self.log = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(command, env=env, stdout=self.log, stderr=self.log, start_new_session=True)
@@ -70,8 +71,8 @@ class Server:
             if self.process.poll() is not None:
                 raise SystemExit(f"the server ended:\n{self.output()}")
             try:
-                health = json.loads(self.get("/health"))
-                if len(health.get("instances", [])) >= workers:
+                models = json.loads(self.get("/dashboard/state"))["models"]
+                if models and sum(worker["state"] == "ready" for worker in models[0]["workers"]) >= workers:
                     return
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 pass
