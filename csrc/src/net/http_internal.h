@@ -179,6 +179,7 @@ void dyn__http_tell_drain(dyn_http_exchange *self);
 /* Answer from inside, with no handle. */
 int dyn__http_refuse(dyn_http_exchange *self, int status, const char *message);
 /* http_conn.c; loop thread */
+dyn__http_conn *dyn__http_conn_new(dyn_http_server *server);
 void dyn__http_conn_accept(dyn_http_server *server, uv_stream_t *listener, bool *again);
 void dyn__http_conn_pump(dyn__http_conn *self);
 void dyn__http_conn_touch(dyn__http_conn *self); /* pump it at the end of this turn */

@@ -35,6 +35,12 @@ void dyn__http_parser_reset(dyn__http_parser *self);
 int dyn__http_parse_head(dyn__http_parser *self, const char *data, size_t length);
 /* Parse bytes of a chunked body behind a complete head; `used` of them belong to this message. 0 or a status. */
 int dyn__http_parse_chunks(dyn__http_parser *self, const char *data, size_t length, size_t *used);
+/* Is this parser so exact about chunks that the next request on the connection is safe behind them? */
+#ifdef DYN_LLHTTP
+enum { DYN__HTTP_EXACT_CHUNKS = 1 };
+#else
+enum { DYN__HTTP_EXACT_CHUNKS = 0 }; /* http-parser, as it is packaged, skips junk between chunks */
+#endif
 const char *dyn__http_parser_method(const dyn__http_parser *self);
 
 /* The gate: lines end in CR LF, nothing else; no line begins with a blank; no NUL.

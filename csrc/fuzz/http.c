@@ -1,0 +1,80 @@
+/* http.c -- what a client sends, through the gate, the parser and the connection. The first byte says into pieces of what size the
+ * rest is cut; however it is cut, the same requests must come out. */
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "net/http_internal.h"
+
+static dyn_loop *loop;
+static dyn_http_server *server;
+static uint64_t seen; /* a hash of the requests */
+
+static void mix(const void *data, size_t length)
+{
+    const unsigned char *at = data;
+    for (size_t i = 0; i < length; i++) seen = (seen ^ at[i]) * 0x100000001b3u;
+    seen = (seen ^ length) * 0x100000001b3u;
+}
+
+static void take(void *user, dyn_http_exchange *x)
+{
+    size_t length;
+    (void)user;
+    const char *path = dyn_http_path(x, &length);
+    mix(path, length);
+    const char *query = dyn_http_query(x, &length);
+    mix(query, length);
+    for (size_t i = 0; i < dyn_http_header_count(x); i++) {
+        size_t name_length, value_length;
+        const char *value, *name = dyn_http_header_at(x, i, &name_length, &value, &value_length);
+        if (strlen(name) != name_length || strlen(value) != value_length || name_length == 0) abort();
+        mix(name, name_length);
+        mix(value, value_length);
+    }
+    const uint8_t *body = dyn_http_body(x, &length);
+    mix(body, length);
+    if (body[length] != 0) abort();
+    if (dyn_http_respond(x, 200, "text/plain", body, length < 64 ? length : 64) != DYN_OK) abort();
+    dyn_http_exchange_unref(x);
+}
+
+struct input {
+    const uint8_t *data;
+    size_t size, piece;
+};
+
+static int feed_all(void *arg)
+{
+    struct input *input = arg;
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0) abort();
+    dyn__http_conn *conn = dyn__http_conn_new(server);
+    if (conn == NULL || uv_tcp_open(&conn->tcp, ends[0]) != 0) abort();
+    for (size_t at = 0; at < input->size && !conn->closing; at += input->piece) {
+        size_t left = input->size - at;
+        dyn__http_conn_read(conn, (const char *)input->data + at, left < input->piece ? left : input->piece);
+        for (int i = 0; i < 64 && !conn->closing && conn->state >= DYN__BUSY; i++) dyn__http_conn_pump(conn);
+    }
+    dyn__http_conn_close(conn);
+    close(ends[1]);
+    return DYN_OK;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (loop == NULL) {
+        dyn_http_settings settings = {.max_header_bytes = 600, .max_url_bytes = 100, .max_headers = 8, .max_body_bytes = 500};
+        dyn_log_set_level(DYN_LOG_OFF);
+        if (dyn_loop_new(&loop) < 0 || dyn_http_server_new(&server, loop, &settings) < 0) abort();
+        if (dyn_http_route(server, "*", "/", DYN_HTTP_PREFIX, take, NULL) < 0) abort();
+    }
+    if (size < 1 || size > 8192) return 0;
+    struct input whole = {data + 1, size - 1, size}, pieces = {data + 1, size - 1, data[0] % 64 + 1};
+    seen = 1;
+    dyn_loop_run(loop, feed_all, &whole);
+    uint64_t first = seen;
+    seen = 1;
+    dyn_loop_run(loop, feed_all, &pieces);
+    if (seen != first) abort();
+    return 0;
+}
