@@ -1,0 +1,96 @@
+"""Options that several commands share."""
+
+import argparse
+import os
+
+ROUTERS = ("kv", "round-robin", "random", "least-loaded")
+REPLAY_ROUTERS = (*ROUTERS, "two-choices")
+ENGINES = ("llamacpp", "mocker", "echo")
+
+
+def add_client_options(parser: argparse.ArgumentParser) -> None:
+    """For commands that talk to a running server."""
+    group = parser.add_argument_group("server")
+    group.add_argument(
+        "--url",
+        default=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000"),
+        help="address of the server, with or without /v1; OPENAI_BASE_URL sets the default (%(default)s)",
+    )
+    group.add_argument("--model", help="name of the model (default: the one that is there)")
+    group.add_argument(
+        "--api-key",
+        default=os.environ.get("DYN_API_KEY") or os.environ.get("OPENAI_API_KEY"),
+        metavar="KEY",
+        help="bearer key; DYN_API_KEY or OPENAI_API_KEY set the default",
+    )
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """For commands that run an engine."""
+    group = parser.add_argument_group("engine")
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="llamacpp",
+        help="llamacpp: a real model on the CPU; mocker: a simulated one; echo: answers with the prompt",
+    )
+    group.add_argument("--name", metavar="NAME", help="what clients call the model (default: the file's name)")
+    group.add_argument("--context-length", type=int, metavar="N", help="tokens of prompt and answer together")
+    group.add_argument("--block-size", type=int, metavar="N", help="tokens of a cache block (default: 16)")
+    group.add_argument("--slots", type=int, metavar="N", help="requests that a worker computes at a time (default: 4)")
+    group.add_argument("--threads", type=int, metavar="N", help="llamacpp: threads of a worker (default: its share)")
+    group.add_argument("--gpu-layers", type=int, metavar="N", help="llamacpp: layers on an accelerator, -1: all")
+    group.add_argument("--embeddings", action="store_true", help="llamacpp: answer /v1/embeddings, too")
+    group.add_argument("--speedup", type=float, metavar="X", help="mocker: faster than real time; 0: without waiting")
+    group.add_argument("--delay", type=float, metavar="S", help="echo: seconds before each token")
+    group.add_argument("--set", action="append", metavar="KEY=VALUE", help="another setting of the engine; repeatable")
+
+
+def add_frontend_options(parser: argparse.ArgumentParser) -> None:
+    """For commands that run a front end."""
+    group = parser.add_argument_group("front end")
+    group.add_argument(
+        "--router",
+        choices=ROUTERS,
+        default=os.environ.get("DYN_ROUTER_MODE") or "kv",
+        help="who gets a request; kv: the worker that holds most of its prefix and has the least to do",
+    )
+    group.add_argument("--host", default=os.environ.get("DYN_HTTP_HOST") or "127.0.0.1", help="address to listen on")
+    group.add_argument(
+        "--port", type=int, default=int(os.environ.get("DYN_HTTP_PORT") or 8000), help="port to listen on, 0: any"
+    )
+    group.add_argument(
+        "--api-key",
+        default=os.environ.get("DYN_API_KEY"),
+        metavar="KEY",
+        help="clients must send it as bearer key; better given by DYN_API_KEY (command lines can be seen by others)",
+    )
+    group.add_argument("--allow-origin", metavar="ORIGIN", help="let pages of this origin (or *) call the API (CORS)")
+
+
+def add_discovery_options(parser: argparse.ArgumentParser) -> None:
+    """For commands that find others, or are found."""
+    group = parser.add_argument_group("discovery")
+    group.add_argument("--namespace", default=os.environ.get("DYN_NAMESPACE") or "dynamo", help="who belongs together")
+    group.add_argument(
+        "--discovery",
+        choices=("file", "mem"),
+        default=os.environ.get("DYN_DISCOVERY_BACKEND") or "file",
+        help="file: through a folder ($DYN_FILE_KV); mem: all in one process",
+    )
+
+
+def check_model(args: argparse.Namespace) -> None:
+    """Is there what the engine needs? Said before anything is started."""
+    import importlib.util
+
+    from dynamo.cli import CommandError
+
+    if args.model is not None and not os.path.exists(args.model):
+        raise CommandError(f"{args.model}: there is no such file or folder", 2)
+    if args.engine != "llamacpp":
+        return
+    if args.model is None:
+        raise CommandError("MODEL is missing: a GGUF file (or --engine mocker, which needs none)", 2)
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise CommandError("the llamacpp engine needs the package 'xllamacpp': pip install 'dynamo[llamacpp]'")
