@@ -8,8 +8,6 @@ from dynamo.c_router cimport dyn_router, dyn_router_config
 
 # Arrays that one pick needs and the next one uses again.
 cdef struct Scratch:
-    uint32_t *tokens
-    size_t token_room
     uint64_t *local             # the sequence hashes lie behind the local ones
     size_t block_room
     void *rows                  # dyn_overlap and dyn_router_held, which are the same

@@ -2,23 +2,20 @@
 """Picking a worker: hash the prompt, find who holds it, pick and book, in one call. The C area `router`."""
 import asyncio
 import json
-from array import array
-from operator import index
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyObject_CheckBuffer, PyObject_GetBuffer, PyBuffer_Release
-from cpython.long cimport PyLong_Check
-from cpython.list cimport PyList_CheckExact, PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from cpython.pycapsule cimport PyCapsule_New
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from dynamo._errors cimport check, error_of
+from dynamo._hash cimport Hashes, Tokens, drop_hashes, seed_of, take_hashes, take_tokens, u64
 from dynamo._mailbox cimport Mailbox, Receiver, mailbox_of
 from dynamo.c_common cimport DYN_EAGAIN, DYN_ENOENT, DYN_ENOMEM, DYN_OK, dyn_error_clear, dyn_now_ns
-from dynamo.c_hash cimport dyn_hash_block_count, dyn_hash_blocks, dyn_hash_chain, dyn_hash_seed
+from dynamo.c_hash cimport dyn_hash_block_count, dyn_hash_blocks, dyn_hash_chain
 from dynamo.c_index cimport *
 from dynamo.c_mailbox cimport dyn_mail, dyn_mailbox, dyn_mailbox_put, dyn_mailbox_ref, dyn_mailbox_unref
 from dynamo.c_router cimport *
@@ -56,7 +53,7 @@ _TYPES = {"aggregated": DYN_ROUTER_AGGREGATED, "prefill": DYN_ROUTER_PREFILL, "d
           "encode": DYN_ROUTER_ENCODE}
 _TYPE_NAMES = {value: name for name, value in _TYPES.items()}
 _VERDICTS = {DYN_ROUTER_ELIGIBLE: "eligible", DYN_ROUTER_NOT_ALLOWED: "not allowed", DYN_ROUTER_TAINTED: "tainted",
-             DYN_ROUTER_BUSY: "busy"}
+             DYN_ROUTER_BUSY: "busy", DYN_ROUTER_AVOIDED: "avoided"}
 _OVERRIDES = ("overlap_score_weight", "overlap_score_credit", "prefill_load_scale", "router_temperature",
               "assume_kv_reuse", "track_prefill_tokens", "shared_cache_multiplier")
 
@@ -76,89 +73,8 @@ cdef int grow(void **items, size_t *room, size_t want, size_t item) except -1:
 
 
 cdef void drop(Scratch *scratch) noexcept nogil:
-    PyMem_RawFree(scratch.tokens)
     PyMem_RawFree(scratch.local)
     PyMem_RawFree(scratch.rows)
-
-
-# ---- token ids -----------------------------------------------------------------------------------------------------
-
-cdef extern from *:
-    """
-    #if PY_VERSION_HEX < 0x030B0000
-    #include "longintrepr.h"
-    #endif
-    /* The value of a plain int of one digit, which every token id is; false: look closer. Half the time of a pick with
-     * a list is spent here. */
-    static inline int plain_token(PyObject *object, uint32_t *out)
-    {
-        if (!PyLong_CheckExact(object)) return 0;
-    #if PY_VERSION_HEX >= 0x030C0000
-        if (!PyUnstable_Long_IsCompact((PyLongObject *)object)) return 0;
-        Py_ssize_t value = PyUnstable_Long_CompactValue((PyLongObject *)object);
-        if (value < 0 || value > 0x3fffffff) return 0;
-        *out = (uint32_t)value;
-    #else
-        Py_ssize_t size = Py_SIZE(object);
-        if (size != 1 && size != 0) return 0;
-        *out = size == 0 ? 0 : (uint32_t)((PyLongObject *)object)->ob_digit[0];
-    #endif
-        return 1;
-    }
-    """
-    bint plain_token(PyObject *object, uint32_t *out) nogil
-
-
-cdef int refuse(object value) except -1:
-    raise OverflowError(f"token id {value!r}: must be 0 to {0xffffffff}")
-
-
-cdef int from_integers(Scratch *scratch, const int64_t *values, size_t count) except -1:
-    cdef size_t i
-    grow(<void **>&scratch.tokens, &scratch.token_room, count, sizeof(uint32_t))
-    for i in range(count):
-        if values[i] < 0 or values[i] > 0xffffffff:
-            refuse(values[i])
-        scratch.tokens[i] = <uint32_t>values[i]
-    return 0
-
-
-cdef size_t take_tokens(object ids, Scratch *scratch, const uint32_t **out, Py_buffer *view,
-                        bint *held) except? 0xffffffffffffffff:
-    """The ids as u32: a pointer into the array itself where it has that form (then `view` is held), else a copy."""
-    cdef size_t count, i
-    cdef char kind
-    if not PyList_CheckExact(ids):
-        if PyObject_CheckBuffer(ids):
-            PyObject_GetBuffer(ids, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
-            held[0] = True
-            if view.ndim != 1:
-                raise InvalidArgument(f"token ids have {view.ndim} dimensions: must be one")
-            count = <size_t>(view.len // view.itemsize)
-            kind = view.format[0] if view.format != NULL else b"B"
-            if kind in (b"<", b"=", b"@"):
-                kind = view.format[1]
-            if kind in (b"I", b"L") and view.itemsize == 4:
-                out[0] = <const uint32_t *>view.buf
-                return count
-            if kind in (b"l", b"q") and view.itemsize == 8:
-                from_integers(scratch, <const int64_t *>view.buf, count)
-                out[0] = scratch.tokens
-                return count
-            ids = memoryview(ids).tolist()
-        else:
-            if not hasattr(type(ids), "__len__"):
-                raise TypeError(f"token ids must be an array or a sequence, not {type(ids).__name__}")
-            ids = list(ids)
-    count = <size_t>PyList_GET_SIZE(ids)
-    grow(<void **>&scratch.tokens, &scratch.token_room, count, sizeof(uint32_t))
-    for i in range(count):
-        if plain_token(<PyObject *>PyList_GET_ITEM(ids, i), &scratch.tokens[i]):
-            continue
-        item = <object>PyList_GET_ITEM(ids, i)
-        scratch.tokens[i] = <uint32_t>(item if PyLong_Check(item) else index(item))    # a float has no index
-    out[0] = scratch.tokens
-    return count
 
 
 # ---- finding -------------------------------------------------------------------------------------------------------
@@ -367,7 +283,7 @@ cdef int fill_override(dyn_router_override *override, object given) except -1:
 
 cdef void *fill_eligibility(dyn_router_request *r, object allowed, object constraints) except NULL:
     """Allowed ids and taints, all in one block that is to be freed after the pick."""
-    cdef list ids = [value & 0xffffffffffffffff for value in allowed] if allowed is not None else []
+    cdef list ids = [u64(value) for value in allowed] if allowed is not None else []
     cdef list required = [label.encode() for label in constraints.required_taints] if constraints is not None else []
     cdef dict preferred = constraints.preferred_taints if constraints is not None else {}
     cdef list labels = required + [label.encode() for label in preferred]
@@ -407,33 +323,6 @@ cdef void *fill_eligibility(dyn_router_request *r, object allowed, object constr
     r.preferred_weights = weight_at
     r.preferred_taint_count = len(preferred)
     return block
-
-
-cdef size_t take_hashes(object hashes, Scratch *scratch) except? 0xffffffffffffffff:
-    """Local hashes into scratch.local, with room for the chain behind them."""
-    cdef const uint64_t[::1] view
-    cdef size_t count, i
-    try:
-        view = hashes
-    except (TypeError, ValueError):
-        view = None
-    if view is not None:
-        count = view.shape[0]
-        grow(<void **>&scratch.local, &scratch.block_room, 2 * count, sizeof(uint64_t))
-        if count > 0:
-            memcpy(scratch.local, &view[0], count * sizeof(uint64_t))
-        return count
-    hashes = list(hashes)
-    count = len(hashes)
-    grow(<void **>&scratch.local, &scratch.block_room, 2 * count, sizeof(uint64_t))
-    for i in range(count):
-        scratch.local[i] = as_id(hashes[i])
-    return count
-
-
-cdef inline uint64_t as_id(object value) except? 0xffffffffffffffff:
-    """A worker id; a negative one is the u64 with the same bits."""
-    return <uint64_t>(value & 0xffffffffffffffff)
 
 
 cdef bytes name_of(object request_id):
@@ -552,7 +441,7 @@ cdef class SelectionCore:
         if worker_type not in _TYPES:
             raise InvalidArgument(f"worker_type is {worker_type!r}: one of {', '.join(_TYPES)}")
         labels = [label.encode() for label in sorted(taints)]
-        worker.worker = as_id(worker_id)
+        worker.worker = u64(worker_id)
         worker.rank = dp_rank
         worker.type = _TYPES[worker_type]
         worker.total_kv_blocks = total_kv_blocks or 0
@@ -573,7 +462,7 @@ cdef class SelectionCore:
 
     def remove_worker(self, worker_id, dp_rank=None):
         """Take a worker out (all its ranks, or one) and forget what it holds. False when it was not there."""
-        cdef uint64_t worker = as_id(worker_id)
+        cdef uint64_t worker = u64(worker_id)
         cdef int rc = dyn_router_remove_worker(self.router, worker, DYN_ROUTER_ANY_RANK if dp_rank is None else dp_rank)
         if dp_rank is None:
             if self.index != NULL:
@@ -593,7 +482,7 @@ cdef class SelectionCore:
         """What a worker says about its load; the busy bounds use it. False when it is not in the table."""
         cdef uint64_t none = 0xffffffffffffffff
         cdef int rc = dyn_router_report(
-            self.router, as_id(worker_id), dp_rank,
+            self.router, u64(worker_id), dp_rank,
             none if active_decode_blocks is None else <uint64_t>active_decode_blocks,
             none if active_prefill_tokens is None else <uint64_t>active_prefill_tokens,
             none if kv_used_blocks is None else <uint64_t>kv_used_blocks)
@@ -603,9 +492,17 @@ cdef class SelectionCore:
         check(rc)
         return True
 
+    def avoid(self, worker_id, double seconds, dp_rank=None):
+        """Calls to a worker fail: for so long it is picked only when nobody else may serve. 0: it is well again.
+
+        False when it is not in the table.
+        """
+        return self.told(dyn_router_avoid(self.router, u64(worker_id),
+                                          DYN_ROUTER_ANY_RANK if dp_rank is None else dp_rank, seconds))
+
     def heard(self, worker_id, uint32_t dp_rank=0):
         """A cache event came from that worker."""
-        dyn_router_heard(self.router, as_id(worker_id), dp_rank)
+        dyn_router_heard(self.router, u64(worker_id), dp_rank)
 
     def configure(self, config=None, thresholds=None):
         """Change weights, bounds and busy thresholds; block size, mode and seed stay."""
@@ -676,8 +573,8 @@ cdef class SelectionCore:
 
     cdef object decide(self, object token_ids, object request_id, dict how, object turn, bint book, bint update):
         cdef Scratch scratch
-        cdef Py_buffer view
-        cdef bint held = False
+        cdef Tokens ids
+        cdef Hashes local
         cdef dyn_router_request r
         cdef dyn_router_choice choice
         cdef const uint32_t *tokens = NULL
@@ -685,7 +582,6 @@ cdef class SelectionCore:
         cdef uint64_t seed = 1337
         cdef bint eagle = False, want_why = False, mine
         cdef bytes name = None
-        cdef bytes lora, space
         cdef int rc
         cdef dyn_router_reason *reasons = NULL
         cdef size_t reason_room = 0, reason_count = 0
@@ -719,7 +615,7 @@ cdef class SelectionCore:
                 rank = how.pop("dp_rank", None)
                 if value is not None:
                     r.pinned = True
-                    r.worker = as_id(value)
+                    r.worker = u64(value)
                     if rank is not None:
                         r.rank = rank
                 elif rank is not None:
@@ -738,15 +634,13 @@ cdef class SelectionCore:
                 lora_name = how.pop("lora_name", None)
                 cache_namespace = how.pop("cache_namespace", None)
                 if lora_name or cache_namespace:
-                    lora = (lora_name or "").encode()
-                    space = (cache_namespace or "").encode()
-                    seed = dyn_hash_seed(PyBytes_AS_STRING(lora), PyBytes_GET_SIZE(lora), PyBytes_AS_STRING(space),
-                                         PyBytes_GET_SIZE(space))
+                    seed = seed_of(lora_name, cache_namespace)
                 hashes = how.pop("block_hashes", None)
                 if how:
                     raise TypeError(f"pick() has no argument {', '.join(how)}")
             if hashes is None:
-                count = take_tokens(token_ids, &scratch, &tokens, &view, &held)
+                ids = take_tokens(token_ids)
+                tokens, count = ids.data, ids.count
                 blocks = dyn_hash_block_count(count, self.block_size, eagle)
                 grow(<void **>&scratch.local, &scratch.block_room, 2 * blocks, sizeof(uint64_t))
                 if count <= WITH_GIL:
@@ -758,7 +652,13 @@ cdef class SelectionCore:
                         dyn_hash_chain(scratch.local, blocks, NULL, scratch.local + blocks)
             else:
                 count = token_ids if isinstance(token_ids, int) else len(token_ids)
-                blocks = take_hashes(hashes, &scratch)
+                take_hashes(hashes, &local)
+                try:
+                    blocks = local.count
+                    grow(<void **>&scratch.local, &scratch.block_room, 2 * blocks, sizeof(uint64_t))
+                    memcpy(scratch.local, local.data, blocks * sizeof(uint64_t))
+                finally:
+                    drop_hashes(&local)
                 dyn_hash_chain(scratch.local, blocks, NULL, scratch.local + blocks)
             r.tokens = count
             r.sequence = scratch.local + blocks
@@ -800,8 +700,6 @@ cdef class SelectionCore:
                                         dyn_now_ns() // 1000000))
             return decision(&choice, why(reasons, reason_count) if want_why else None)
         finally:
-            if held:
-                PyBuffer_Release(&view)
             PyMem_RawFree(reasons)
             PyMem_RawFree(extra)
             if mine:
@@ -901,6 +799,7 @@ cdef class SelectionCore:
                 "reported_kv_used_blocks": said(rows[i].reported_kv_used_blocks),
                 "seconds_since_event": None if rows[i].seconds_since_event < 0 else rows[i].seconds_since_event,
                 "busy": rows[i].busy,
+                "avoided": rows[i].avoided,
                 "silent": rows[i].silent,
             } for i in range(count)]
         finally:
@@ -925,32 +824,46 @@ cdef class SelectionCore:
                 "refused": stats.refused, "index_bytes": index_bytes, "index_blocks": index_blocks,
                 "index_evicted": evicted}
 
+    def _kv_sink(self):
+        # For `EventSubscriber.add(sink=core)`, which keeps this object as long as it writes into it.
+        return PyCapsule_New(&self.sink, "dyn_kv_sink", NULL)
+
     def stored(self, worker_id, block_hashes, tokens_hashes, parent=None, uint32_t dp_rank=0):
         """The worker says that it holds these blocks, one below the other."""
-        cdef const uint64_t[::1] blocks = as_hashes(block_hashes)
-        cdef const uint64_t[::1] local = as_hashes(tokens_hashes)
+        cdef Hashes blocks, local
         cdef uint64_t above = 0
-        if blocks.shape[0] != local.shape[0]:
-            raise InvalidArgument(f"{blocks.shape[0]} block hashes and {local.shape[0]} tokens hashes: must be as many")
         if self.index == NULL:
             raise InvalidArgument("this router does not listen to events: use_kv_events is off")
-        if blocks.shape[0] == 0:
-            return
         if parent is not None:
-            above = as_id(parent)
-        check(on_stored(&self.ears, as_id(worker_id), dp_rank, NULL if parent is None else &above, &blocks[0],
-                        &local[0], blocks.shape[0]))
+            above = u64(parent)
+        take_hashes(block_hashes, &blocks)
+        try:
+            take_hashes(tokens_hashes, &local)
+            try:
+                if blocks.count != local.count:
+                    raise InvalidArgument(f"{blocks.count} block hashes, {local.count} tokens hashes: must be as many")
+                if blocks.count > 0:
+                    check(on_stored(&self.ears, u64(worker_id), dp_rank, NULL if parent is None else &above,
+                                    blocks.data, local.data, blocks.count))
+            finally:
+                drop_hashes(&local)
+        finally:
+            drop_hashes(&blocks)
 
     def removed(self, worker_id, block_hashes, uint32_t dp_rank=0):
         """The worker says that it no longer holds these."""
-        cdef const uint64_t[::1] blocks = as_hashes(block_hashes)
-        if self.index != NULL and blocks.shape[0] > 0:
-            check(on_removed(&self.ears, as_id(worker_id), dp_rank, &blocks[0], blocks.shape[0]))
+        cdef Hashes blocks
+        take_hashes(block_hashes, &blocks)
+        try:
+            if self.index != NULL and blocks.count > 0:
+                check(on_removed(&self.ears, u64(worker_id), dp_rank, blocks.data, blocks.count))
+        finally:
+            drop_hashes(&blocks)
 
     def cleared(self, worker_id, uint32_t dp_rank=0):
         """The worker holds nothing any more."""
         if self.index != NULL:
-            check(on_cleared(&self.ears, as_id(worker_id), dp_rank))
+            check(on_cleared(&self.ears, u64(worker_id), dp_rank))
 
     def dump_events(self):
         """What the index holds, as the JSON text of a list of router events; a parent comes before its children."""
@@ -987,10 +900,3 @@ cdef int collect(void *user, const dyn_index_block *block) noexcept with gil:
 
 cdef object said(uint64_t value):
     return None if value == 0xffffffffffffffff else value
-
-
-cdef const uint64_t[::1] as_hashes(object hashes):
-    try:
-        return hashes
-    except (TypeError, ValueError):
-        return array("Q", [value & 0xffffffffffffffff for value in hashes])

@@ -33,6 +33,7 @@ cdef extern from "dynamo/router.h" nogil:
         DYN_ROUTER_NOT_ALLOWED
         DYN_ROUTER_TAINTED
         DYN_ROUTER_BUSY
+        DYN_ROUTER_AVOIDED
     enum:
         DYN_ROUTER_SET_WEIGHT
         DYN_ROUTER_SET_CREDIT
@@ -95,6 +96,7 @@ cdef extern from "dynamo/router.h" nogil:
     int dyn_router_remove_worker(dyn_router *self, uint64_t worker, uint32_t rank)
     int dyn_router_report(dyn_router *self, uint64_t worker, uint32_t rank, uint64_t active_decode_blocks,
                           uint64_t active_prefill_tokens, uint64_t kv_used_blocks)
+    int dyn_router_avoid(dyn_router *self, uint64_t worker, uint32_t rank, double seconds)
     void dyn_router_heard(dyn_router *self, uint64_t worker, uint32_t rank)
 
     ctypedef struct dyn_router_held:
@@ -189,6 +191,7 @@ cdef extern from "dynamo/router.h" nogil:
         uint64_t reported_kv_used_blocks
         double seconds_since_event
         bint busy
+        bint avoided
         bint silent
     size_t dyn_router_worker_count(dyn_router *self)
     size_t dyn_router_loads(dyn_router *self, dyn_router_load *rows, size_t room)

@@ -648,6 +648,34 @@ static void busy_workers_are_left_out(void)
     dyn_router_unref(self);
 }
 
+static void an_avoided_worker_is_the_last_resort(void)
+{
+    dyn_router_config config = plain(16);
+    dyn_router *self = make(&config, 2);
+    dyn_router_choice choice;
+    dyn_router_request r = {.tokens = 64, .blocks = 4, .sequence = chain(1, 4), .overlap = overlap(4, 0, 0)};
+    dyn_router_reason rows[2];
+    size_t count;
+    CHECK_EQ(dyn_router_avoid(self, 10, DYN_ROUTER_ANY_RANK, 5), DYN_OK);
+    CHECK_EQ(dyn_router_avoid(self, 99, DYN_ROUTER_ANY_RANK, 5), DYN_ENOENT);
+    CHECK_EQ(dyn_router_avoid(self, 10, 0, NAN), DYN_EINVAL);
+    CHECK(load_of(self, 10).avoided && !load_of(self, 11).avoided);
+    CHECK_EQ(dyn_router_pick(self, &r, &choice, rows, 2, &count), DYN_OK);
+    CHECK_EQ(choice.worker, 11);
+    CHECK_EQ(rows[0].verdict, DYN_ROUTER_AVOIDED);
+    CHECK_EQ(dyn_router_avoid(self, 11, 0, 5), DYN_OK);
+    CHECK_EQ(dyn_router_pick(self, &r, &choice, NULL, 0, NULL), DYN_OK);
+    CHECK_EQ(choice.worker, 10); /* nobody else is there */
+    CHECK_EQ(choice.eligible, 2);
+    CHECK_EQ(dyn_router_avoid(self, 11, 0, 0), DYN_OK);
+    CHECK_EQ(dyn_router_pick(self, &r, &choice, NULL, 0, NULL), DYN_OK);
+    CHECK_EQ(choice.worker, 11);
+    now_ns += UINT64_C(6000000000);
+    CHECK_EQ(dyn_router_pick(self, &r, &choice, NULL, 0, NULL), DYN_OK);
+    CHECK_EQ(choice.worker, 10);
+    dyn_router_unref(self);
+}
+
 /* ---- waiting --------------------------------------------------------------------------------------------------- */
 
 struct turn {
@@ -1007,7 +1035,8 @@ TEST_MAIN(TEST(the_weight_formula_costs_what_it_should), TEST(blocks_that_are_ac
           TEST(output_blocks_count_and_fade), TEST(a_booking_without_a_sign_of_life_expires),
           TEST(a_worker_that_leaves_takes_its_load_along), TEST(the_bounds_hold), TEST(a_silent_worker_is_marked),
           TEST(only_the_eligible_are_chosen), TEST(required_taints_are_required), TEST(busy_workers_are_left_out),
-          TEST(requests_wait_until_there_is_room), TEST(the_queue_has_an_order),
-          TEST(a_pinned_waiter_does_not_block_others), TEST(values_that_make_no_sense_are_refused),
-          TEST(each_allocation_may_fail), TEST(the_books_balance_after_many_steps),
-          TEST(shared_blocks_are_found_as_a_plain_search_finds_them), TEST(many_threads_leave_nothing_behind))
+          TEST(an_avoided_worker_is_the_last_resort), TEST(requests_wait_until_there_is_room),
+          TEST(the_queue_has_an_order), TEST(a_pinned_waiter_does_not_block_others),
+          TEST(values_that_make_no_sense_are_refused), TEST(each_allocation_may_fail),
+          TEST(the_books_balance_after_many_steps), TEST(shared_blocks_are_found_as_a_plain_search_finds_them),
+          TEST(many_threads_leave_nothing_behind))

@@ -14,6 +14,9 @@ from dynamo.llm.http import HttpService as HttpService
 from dynamo.llm.http import PythonAsyncEngine as PythonAsyncEngine
 from dynamo.llm.indexer import ApproxKvIndexer as ApproxKvIndexer
 from dynamo.llm.indexer import KvIndexer as KvIndexer
+from dynamo.llm.router import KvPushRouter as KvPushRouter
+from dynamo.llm.router import KvPushRouterStream as KvPushRouterStream
+from dynamo.llm.router import KvRouter as KvRouter
 from dynamo.llm.router_config import KvRouterConfig as KvRouterConfig
 from dynamo.llm.router_config import LoadThresholdConfig as LoadThresholdConfig
 from dynamo.llm.router_config import RouterConfig as RouterConfig

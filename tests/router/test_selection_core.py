@@ -263,6 +263,16 @@ def test_busy_workers_get_nothing():
     assert core.pick(TOKENS, "b").ticket
 
 
+def test_a_failing_worker_is_avoided():
+    core = make(workers=2)
+    core.stored(0, CHAIN, LOCAL)
+    assert core.avoid(0, 60.0) and not core.avoid(9, 60.0)
+    assert core.pick(TOKENS, book=False, why=True).reasons[0]["verdict"] == "avoided"
+    assert core.best_worker(TOKENS)[0] == 1
+    core.avoid(0, 0.0)
+    assert core.best_worker(TOKENS)[0] == 0
+
+
 def test_the_bound_on_requests():
     core = make(router_max_active_requests=2)
     core.pick(TOKENS, "a")

@@ -136,6 +136,10 @@ DYN_API int dyn_router_remove_worker(dyn_router *self, uint64_t worker, uint32_t
  * errors  DYN_ENOENT. */
 DYN_API int dyn_router_report(dyn_router *self, uint64_t worker, uint32_t rank, uint64_t active_decode_blocks,
                               uint64_t active_prefill_tokens, uint64_t kv_used_blocks);
+/* Calls to that worker fail: for so long it gets requests only when nobody else is eligible. 0 seconds: it is well again.
+ * rank    DYN_ROUTER_ANY_RANK: all its ranks.
+ * errors  DYN_ENOENT. */
+DYN_API int dyn_router_avoid(dyn_router *self, uint64_t worker, uint32_t rank, double seconds);
 /* An event about cached blocks came from that worker: it is not silent. Unknown workers are ignored. */
 DYN_API void dyn_router_heard(dyn_router *self, uint64_t worker, uint32_t rank);
 
@@ -225,6 +229,7 @@ enum dyn_router_verdict {
     DYN_ROUTER_NOT_ALLOWED, /* pinned elsewhere, not in `allowed`, rank out of range */
     DYN_ROUTER_TAINTED,     /* lacks a required taint */
     DYN_ROUTER_BUSY,
+    DYN_ROUTER_AVOIDED, /* dyn_router_avoid(), and somebody else is eligible */
 };
 typedef struct dyn_router_reason {
     uint64_t worker;
@@ -277,6 +282,7 @@ typedef struct dyn_router_load {
     uint64_t reported_decode_blocks, reported_prefill_tokens, reported_kv_used_blocks; /* UINT64_MAX: not said */
     double seconds_since_event;                                                        /* negative: none yet */
     bool busy;
+    bool avoided;
     bool silent; /* requests go there, and events about them do not come */
 } dyn_router_load;
 DYN_API size_t dyn_router_worker_count(dyn_router *self);

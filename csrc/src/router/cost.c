@@ -61,7 +61,7 @@ static bool tainted(const dyn_router_request *request, const struct slot *slot)
 uint32_t dyn__router_prepare(dyn_router *self, const dyn_router_request *request, uint64_t now, bool *all_busy)
 {
     const dyn_router_overlap *overlap = &request->overlap;
-    uint32_t count = 0, busy = 0;
+    uint32_t count = 0, busy = 0, avoided = 0;
 
     if (self->slot_used > 0) memset(self->scores, 0, self->slot_used * sizeof(*self->scores));
     for (size_t i = 0; i < overlap->count; i++) {
@@ -86,10 +86,19 @@ uint32_t dyn__router_prepare(dyn_router *self, const dyn_router_request *request
         } else if (!request->ignore_busy && dyn__router_busy(self, slot, now)) {
             score->verdict = DYN_ROUTER_BUSY;
             busy++;
+        } else if (slot->avoid_ns > now) {
+            score->verdict = DYN_ROUTER_AVOIDED;
+            avoided++;
         } else {
             self->eligible[count++] = i;
         }
     }
+    if (count == 0 && avoided > 0)
+        for (uint32_t i = 0; i < self->slot_used; i++)
+            if (self->slots[i].alive && self->scores[i].verdict == DYN_ROUTER_AVOIDED) {
+                self->scores[i].verdict = DYN_ROUTER_ELIGIBLE;
+                self->eligible[count++] = i;
+            }
     *all_busy = count == 0 && busy > 0;
     return count;
 }

@@ -44,6 +44,7 @@ struct slot {
     uint64_t reported_ns; /* 0: nothing */
     uint64_t reported_blocks, reported_tokens, reported_used;
     uint64_t heard_ns;   /* 0: never */
+    uint64_t avoid_ns;   /* calls to it fail: last resort until then */
     uint64_t unheard_ns; /* when the first unanswered pick went there; 0: none */
 };
 

@@ -177,6 +177,24 @@ int dyn_router_report(dyn_router *self, uint64_t worker, uint32_t rank, uint64_t
     return DYN_OK;
 }
 
+int dyn_router_avoid(dyn_router *self, uint64_t worker, uint32_t rank, double for_seconds)
+{
+    uint32_t found = 0;
+    if (!(for_seconds >= 0 && for_seconds <= 1e6))
+        return dyn__fail(DYN_EINVAL, "avoid a worker for %g seconds: must be 0 to 1e6", for_seconds);
+    pthread_mutex_lock(&self->lock);
+    uint64_t until = for_seconds > 0 ? dyn__router_now(self) + (uint64_t)(for_seconds * 1e9) : 0;
+    for (uint32_t i = 0; i < self->slot_used; i++) {
+        struct slot *slot = &self->slots[i];
+        if (!slot->alive || slot->worker != worker || (rank != DYN_ROUTER_ANY_RANK && slot->rank != rank)) continue;
+        slot->avoid_ns = until;
+        found++;
+    }
+    pthread_mutex_unlock(&self->lock);
+    if (found == 0) return dyn__fail(DYN_ENOENT, "worker %llu is not in the table", (unsigned long long)worker);
+    return DYN_OK;
+}
+
 void dyn_router_heard(dyn_router *self, uint64_t worker, uint32_t rank)
 {
     pthread_mutex_lock(&self->lock);
@@ -251,6 +269,7 @@ size_t dyn_router_loads(dyn_router *self, dyn_router_load *rows, size_t room)
             .reported_kv_used_blocks = counts ? slot->reported_used : UINT64_MAX,
             .seconds_since_event = slot->heard_ns != 0 ? seconds(slot->heard_ns, now) : -1,
             .busy = dyn__router_busy(self, slot, now),
+            .avoided = slot->avoid_ns > now,
             .silent = self->config.silent_seconds > 0 && slot->unheard_ns != 0 &&
                       seconds(slot->unheard_ns, now) > self->config.silent_seconds,
         };

@@ -1,0 +1,294 @@
+"""Who the workers of an endpoint are, told to a `SelectionCore` as discovery and the workers' events say it.
+
+    v1/instances/ns/c/e/<id>      -> the worker is there, or gone
+    v1/mdc/ns/c/e/<id>            -> its block size, limits, ranks, taints
+    v1/event_channels/...         -> where it publishes cache events and load  -> the core's index
+
+One `WorkerFollower` per core. It lives in asyncio; the events themselves go from a C thread into the index.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dynamo._router import SelectionCore
+
+if TYPE_CHECKING:
+    from dynamo._discovery import Store
+    from dynamo._events import EventSource, EventSubscriber, LoadTable
+
+__all__ = ["WorkerFollower"]
+
+logger = logging.getLogger("dynamo.router")
+
+_CHECK_SECONDS = 1.0  # how often loads and silent workers are looked at
+_TYPES = ("aggregated", "prefill", "decode", "encode")
+
+
+def _worker_of(key: str) -> int:
+    """The instance id in a key: its last hexadecimal part (a card's key may have a LoRA name behind it)."""
+    return int(key.rsplit("/", 1)[-1], 16)
+
+
+def _card_worker_of(key: str, prefix: str) -> tuple[int, bool]:
+    """The instance id in a card's key, and whether the card is of a LoRA adapter rather than of the model."""
+    first, _, rest = key[len(prefix) :].partition("/")
+    return int(first, 16), bool(rest)
+
+
+class WorkerFollower:
+    """Keeps the table and the index of a core true.
+
+    Parameters
+    ----------
+    store : the discovery of the runtime
+    namespace, component, endpoint : whose workers
+    core : told about them
+    on_silent : called with (worker_id, dp_rank) when a worker gets prompts and publishes no events
+
+    Attributes
+    ----------
+    synced : set once all workers that were there at the start are in the table
+    refused : worker id -> why it is not used
+    silent : (worker_id, dp_rank) of the workers that should publish events and do not
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        namespace: str,
+        component: str,
+        endpoint: str,
+        core: SelectionCore,
+        on_silent: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.store = store
+        self.core = core
+        self.path = f"{namespace}/{component}/{endpoint}"
+        self.scope = (namespace, component, endpoint)
+        self.on_silent = on_silent
+        self.synced = asyncio.Event()
+        self.refused: dict[int, str] = {}
+        self.silent: set[tuple[int, int]] = set()
+        self._instances: set[int] = set()
+        self._cards: dict[int, dict[str, Any]] = {}
+        self._ranks: dict[int, set[int]] = {}
+        self._unsynced = 2
+        self._subscriber: EventSubscriber | None = None
+        self._loads: LoadTable | None = None
+        self._sources: dict[str, EventSource] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, on the running loop. Once."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name=f"follow workers of {self.path}")
+
+    async def _run(self) -> None:
+        tasks = [
+            asyncio.ensure_future(self._follow("v1/instances", self._instance_put, self._instance_gone)),
+            asyncio.ensure_future(self._follow("v1/mdc", self._card_put, self._card_gone)),
+            asyncio.ensure_future(self._follow_channels()),
+            asyncio.ensure_future(self._watch_over()),
+        ]
+        try:
+            await asyncio.gather(*tasks)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            logger.exception("workers of %s are no longer followed", self.path)
+        finally:
+            for task in tasks:
+                task.cancel()
+            self.synced.set()
+
+    def close(self) -> None:
+        """Stop following; what the core knows stays."""
+        if self._task is not None:
+            loop = self._task.get_loop()
+            if not loop.is_closed():
+                self._task.cancel()
+        if self._subscriber is not None:
+            self._subscriber.close()
+
+    # ---- instances and cards ---------------------------------------------------------------------------------------
+
+    async def _follow(
+        self, bucket: str, put: Callable[[str, str, dict[str, Any]], None], gone: Callable[[str, str], None]
+    ) -> None:
+        prefix = f"{bucket}/{self.path}/"
+        watch = self.store.watch(prefix)
+        try:
+            async for kind, key, value in watch:
+                if kind == "synced":
+                    self._unsynced -= 1
+                    if self._unsynced == 0:
+                        self.synced.set()
+                    continue
+                try:
+                    if kind == "put":
+                        put(prefix, key or "", json.loads(value or b"{}"))
+                    else:
+                        gone(prefix, key or "")
+                except (ValueError, TypeError, KeyError, AttributeError) as error:
+                    logger.warning("%s in discovery makes no sense and is not used: %s", key, error)
+        finally:
+            watch.close()
+
+    def _instance_put(self, prefix: str, key: str, record: dict[str, Any]) -> None:
+        if record.get("type", "Endpoint") != "Endpoint":
+            return
+        worker = _worker_of(key)
+        self._instances.add(worker)
+        self._update(worker)
+
+    def _instance_gone(self, prefix: str, key: str) -> None:
+        worker = _worker_of(key)
+        self._instances.discard(worker)
+        self._update(worker)
+
+    def _card_put(self, prefix: str, key: str, record: dict[str, Any]) -> None:
+        worker, adapter = _card_worker_of(key, prefix)
+        card = record["card_json"]
+        if isinstance(card, str):
+            card = json.loads(card)
+        if adapter or not isinstance(card, dict):
+            return
+        self._cards[worker] = card
+        self._update(worker)
+
+    def _card_gone(self, prefix: str, key: str) -> None:
+        worker, adapter = _card_worker_of(key, prefix)
+        if not adapter and self._cards.pop(worker, None) is not None:
+            self._update(worker)
+
+    def _update(self, worker: int) -> None:
+        """Make the table say of one worker what discovery says."""
+        before = self._ranks.get(worker, set())
+        ranks: set[int] = set()
+        if worker in self._instances:
+            card = self._cards.get(worker, {})
+            size = card.get("kv_cache_block_size") or 0
+            if size not in (0, self.core.block_size):
+                why = f"its cache has blocks of {size} tokens, this router's have {self.core.block_size}"
+                if self.refused.get(worker) != why:
+                    logger.warning("worker %d of %s is not used: %s", worker, self.path, why)
+                self.refused[worker] = why
+            else:
+                self.refused.pop(worker, None)
+                ranks = self._put(worker, card)
+        if not ranks:
+            if before:
+                self.core.remove_worker(worker)
+            self._ranks.pop(worker, None)
+            if worker not in self._instances:
+                self.refused.pop(worker, None)
+                if self._loads is not None:
+                    self._loads.remove(worker)
+        else:
+            for rank in before - ranks:
+                self.core.remove_worker(worker, rank)
+            self._ranks[worker] = ranks
+
+    def _put(self, worker: int, card: dict[str, Any]) -> set[int]:
+        limits = card.get("runtime_config") or {}
+        first = int(limits.get("data_parallel_start_rank") or 0)
+        kind = str(card.get("worker_type") or "aggregated").lower()
+        ranks = range(first, first + min(4096, max(1, int(limits.get("data_parallel_size") or 1))))
+        for rank in ranks:
+            self.core.put_worker(
+                worker,
+                rank,
+                total_kv_blocks=limits.get("total_kv_blocks"),
+                max_num_batched_tokens=limits.get("max_num_batched_tokens"),
+                taints=limits.get("taints") or (),
+                worker_type=kind if kind in _TYPES else "aggregated",
+            )
+        return set(ranks)
+
+    @property
+    def workers(self) -> list[int]:
+        """Ids of the workers that are used now, sorted."""
+        return sorted(self._ranks)
+
+    # ---- events and loads ------------------------------------------------------------------------------------------
+
+    async def _follow_channels(self) -> None:
+        watch = self.store.watch(f"v1/event_channels/namespace/{self.scope[0]}/")
+        try:
+            async for kind, key, value in watch:
+                if kind == "put":
+                    try:
+                        self._channel_put(key or "", json.loads(value or b"{}"))
+                    except (ValueError, TypeError, KeyError, AttributeError) as error:
+                        logger.warning("event channel %s makes no sense and is not used: %s", key, error)
+                elif kind == "delete":
+                    source = self._sources.pop(key or "", None)
+                    if source is not None:
+                        source.close()
+        finally:
+            watch.close()
+
+    def _channel_put(self, key: str, record: dict[str, Any]) -> None:
+        """Listen to a channel of this endpoint, or of its component or namespace."""
+        parts = key.split("/")[2:]  # namespace ns [component c [endpoint e]] topic t publisher
+        place = dict(zip(parts[0::2], parts[1::2], strict=False))
+        for name, mine in zip(("namespace", "component", "endpoint"), self.scope, strict=True):
+            if place.get(name, mine) != mine:
+                return
+        topic = record.get("topic") or place.get("topic")
+        transport = record["transport"]
+        if topic not in ("kv-events", "kv_events", "kv_metrics") or transport["kind"] != "zmq":
+            return
+        config = transport["config"]
+        old = self._sources.pop(key, None)
+        if old is not None:
+            old.close()
+        if self._subscriber is None:
+            from dynamo._events import EventSubscriber, LoadTable
+
+            self._subscriber = EventSubscriber()
+            self._loads = LoadTable()
+        wanted = self.core.config.use_kv_events and topic != "kv_metrics"
+        self._sources[key] = self._subscriber.add(
+            int(record["instance_id"]),
+            config["endpoint"],
+            self.core if wanted else None,
+            replay_endpoint=config.get("replay_endpoint"),
+            loads=self._loads,
+        )
+
+    async def _watch_over(self) -> None:
+        """Now and then: hand loads over, name who is silent."""
+        while True:
+            await asyncio.sleep(_CHECK_SECONDS)
+            self.check()
+
+    def check(self) -> None:
+        """Hand over the loads that came, and warn of each worker that has become silent."""
+        if self._loads is not None:
+            for (worker, rank), numbers in self._loads.get().items():
+                self.core.report(
+                    worker,
+                    rank,
+                    active_decode_blocks=numbers.get("active_decode_blocks", numbers.get("kv_active_blocks")),
+                    active_prefill_tokens=numbers.get("active_prefill_tokens"),
+                    kv_used_blocks=numbers.get("kv_used_blocks"),
+                )
+        silent = {(row["worker_id"], row["dp_rank"]) for row in self.core.loads() if row["silent"]}
+        for worker, rank in sorted(silent - self.silent):
+            logger.warning(
+                "worker %d (rank %d) of %s gets prompts, but no KV events come from it: the router cannot know what it "
+                "holds. Does it publish events, and can its event channel be reached from here? "
+                "use_kv_events=False routes without them.",
+                worker,
+                rank,
+                self.path,
+            )
+            if self.on_silent is not None:
+                self.on_silent(worker, rank)
+        self.silent = silent
