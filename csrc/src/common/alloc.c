@@ -1,5 +1,16 @@
 /* alloc.c -- see common/common.h for the contract. */
+#include <sys/mman.h>
+
 #include "common/common.h"
+
+/* Leak checkers know malloc, not mmap. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define PAGES_FROM_MALLOC 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define PAGES_FROM_MALLOC 1
+#endif
+#endif
 
 _Thread_local int dyn__fail_after = -1;
 
@@ -36,6 +47,29 @@ void *dyn__aligned(size_t alignment, size_t size)
 void dyn__free(void *memory)
 {
     free(memory);
+}
+
+void *dyn__pages(size_t size)
+{
+    if (refused()) return NULL;
+#ifdef PAGES_FROM_MALLOC
+    void *memory = NULL;
+    return posix_memalign(&memory, 4096, size) == 0 ? memset(memory, 0, size) : NULL;
+#else
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return memory != MAP_FAILED ? memory : NULL;
+#endif
+}
+
+void dyn__pages_free(void *memory, size_t size)
+{
+    if (memory == NULL) return;
+#ifdef PAGES_FROM_MALLOC
+    (void)size;
+    free(memory);
+#else
+    munmap(memory, size);
+#endif
 }
 
 char *dyn__strndup(const char *text, size_t length)

@@ -18,6 +18,10 @@ void *dyn__calloc(size_t count, size_t size);
 void *dyn__realloc(void *old, size_t size);        /* like realloc: `old` lives when NULL is returned */
 void *dyn__aligned(size_t alignment, size_t size); /* dyn__free() frees it too */
 void dyn__free(void *memory);
+/* Zeroed whole pages, straight from the system and back to it: for large blocks that come and go, which would leave
+ * holes in the heap. */
+void *dyn__pages(size_t size);
+void dyn__pages_free(void *memory, size_t size); /* the same size; NULL is allowed */
 char *dyn__strdup(const char *text);
 char *dyn__strndup(const char *text, size_t length);
 

@@ -53,8 +53,8 @@ void dyn_index_unref(dyn_index *self)
     if (self == NULL || atomic_fetch_sub_explicit(&self->refs, 1, memory_order_acq_rel) != 1) return;
     for (uint32_t id = 1; self->uses.used > 0 && id < self->next_id; id++) dyn__uses_drop(self, id);
     dyn__limbo_flush(self);
-    dyn__lines_free(self, &self->places);
-    dyn__lines_free(self, &self->names);
+    dyn__lines_free(self, DYN__PLACES);
+    dyn__lines_free(self, DYN__NAMES);
     dyn__sets_free(self);
     dyn__map_free(self, &self->links);
     dyn__map_free(self, &self->others);
@@ -66,8 +66,10 @@ void dyn_index_unref(dyn_index *self)
     for (int i = 0; i < 1 << DYN__TOP_BITS; i++) {
         dyn__leaf *leaf = DYN__GET(self->top[i]);
         if (leaf == NULL) break;
-        for (int j = 0; j < 1 << DYN__LEAF_BITS && DYN__GET(leaf->at[j]) != NULL; j++)
+        for (int j = 0; j < 1 << DYN__LEAF_BITS; j++) {
             dyn__index_free(self, DYN__GET(leaf->at[j]), sizeof(dyn__chunk));
+            dyn__index_free(self, DYN__GET(leaf->used[j]), sizeof(dyn__used));
+        }
         dyn__index_free(self, leaf, sizeof(*leaf));
     }
     assert(DYN__GET(self->bytes) == sizeof(*self)); /* I7 */
@@ -78,7 +80,7 @@ void dyn_index_unref(dyn_index *self)
 void dyn__touch(dyn_index *self, uint32_t id)
 {
     if (!self->bounded || id == 0) return;
-    _Atomic uint64_t *used = &dyn__chunk_of(self, id)->used[(id & (DYN__CHUNK - 1)) / 64];
+    _Atomic uint64_t *used = dyn__used_of(self, id);
     uint64_t bit = UINT64_C(1) << id % 64;
     if ((DYN__GET(*used) & bit) == 0) atomic_fetch_or_explicit(used, bit, memory_order_relaxed);
 }
@@ -100,7 +102,7 @@ int dyn__store(dyn_index *self, uint32_t slot, uint32_t parent, const uint64_t *
             dyn__prefetch_place(self, dyn__place_hash(&self->keys, place));
             if (names == NULL) continue;
             uint64_t hash = dyn__name_hash(&self->keys, names[start + i]);
-            const dyn__segment *segment = DYN__GET(self->names.at[hash >> 56]);
+            const dyn__segment *segment = dyn__segment_of(&self->names, hash);
             if (segment != NULL) DYN__PREFETCH(&segment->at[dyn__home(segment, hash)]);
         }
         for (size_t i = 0; i < n; i++) {

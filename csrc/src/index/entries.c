@@ -22,6 +22,12 @@ static int take_id(dyn_index *self, uint32_t *out)
     }
     uint32_t at = (id >> DYN__CHUNK_BITS) & ((1 << DYN__LEAF_BITS) - 1);
     if (DYN__GET(leaf->at[at]) == NULL) {
+        if (self->bounded && DYN__GET(leaf->used[at]) == NULL) {
+            dyn__used *used = dyn__index_alloc(self, sizeof(*used), 0);
+            if (used == NULL) return dyn__index_no_memory(self);
+            DYN__SET_RELEASE(leaf->used[at], used);
+            self->entry_bytes += sizeof(*used);
+        }
         dyn__chunk *chunk = dyn__index_alloc(self, sizeof(*chunk), 64);
         if (chunk == NULL) return dyn__index_no_memory(self);
         for (int i = 0; i < DYN__CHUNK; i++) DYN__SET(chunk->entry[i].parent, DYN__FREE);
@@ -245,8 +251,8 @@ static void evict_from(dyn_index *self, uint32_t id, uint32_t keep, size_t goal)
         uint32_t parent = DYN__GET(chunk->entry[at].parent);
         uint64_t bit = UINT64_C(1) << at % 64;
         if (parent & DYN__FREE || (chunk->child[at] & DYN__ID_MASK) != 0) return;
-        if (DYN__GET(chunk->used[at / 64]) & bit) {
-            atomic_fetch_and_explicit(&chunk->used[at / 64], ~bit, memory_order_relaxed);
+        if (DYN__GET(*dyn__used_of(self, id)) & bit) {
+            atomic_fetch_and_explicit(dyn__used_of(self, id), ~bit, memory_order_relaxed);
             return;
         }
         evict(self, id);

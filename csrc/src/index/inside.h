@@ -39,7 +39,7 @@ typedef struct dyn__retired {
 } dyn__retired;
 
 /* ---- a table from 64-bit hashes to entry ids: lines of 12, one cache line each */
-enum { DYN__LINE = 12, DYN__SEGMENTS = 256 };
+enum { DYN__LINE = 12 };
 typedef struct dyn__line {
     _Atomic uint64_t tags_low;        /* tags of ids 0..7; 0 is an empty place */
     _Atomic uint32_t tags_high;       /* tags of ids 8..11 */
@@ -48,14 +48,17 @@ typedef struct dyn__line {
 } dyn__line;
 typedef struct dyn__segment {
     dyn__retired retired;
-    uint32_t lines, used, doublings;
+    uint32_t lines, used, depth; /* depth: how many leading bits of the hash its ids have in common */
     char pad[36];
     dyn__line at[];
 } dyn__segment;
 _Static_assert(sizeof(dyn__line) == 64 && sizeof(dyn__segment) == 64, "a line is a cache line");
-typedef struct dyn__lines {
-    _Atomic(dyn__segment *) at[DYN__SEGMENTS];
-} dyn__lines;
+typedef struct dyn__directory {
+    dyn__retired retired;
+    uint32_t bits;
+    _Atomic(dyn__segment *) at[]; /* by the leading bits of the hash; a segment of less depth stands at several */
+} dyn__directory;
+typedef _Atomic(dyn__directory *) dyn__lines; /* NULL: empty */
 
 /* ---- a map of the writers, u64 -> u64, key 0 not allowed */
 enum { DYN__MAP_PARTS = 64 };
@@ -87,10 +90,13 @@ typedef struct dyn__chunk {
     dyn__entry entry[DYN__CHUNK];
     uint64_t name[DYN__CHUNK];
     uint32_t child[DYN__CHUNK];
-    _Atomic uint64_t used[DYN__CHUNK / 64]; /* touched since the clock hand came by; only with a bound */
 } dyn__chunk;
+typedef struct dyn__used {
+    _Atomic uint64_t bits[DYN__CHUNK / 64];
+} dyn__used;
 typedef struct dyn__leaf {
     _Atomic(dyn__chunk *) at[1 << DYN__LEAF_BITS];
+    _Atomic(dyn__used *) used[1 << DYN__LEAF_BITS]; /* found since the clock hand came by; only with a bound */
 } dyn__leaf;
 
 /* ---- sets of two or more slots, interned */
@@ -178,7 +184,7 @@ typedef enum { DYN__PLACES, DYN__NAMES } dyn__which;
 int dyn__lines_reserve(dyn_index *self, dyn__which which, uint64_t hash); /* room for one more with this hash */
 void dyn__lines_insert(dyn_index *self, dyn__which which, uint64_t hash, uint32_t id); /* reserved before */
 void dyn__lines_erase(dyn_index *self, dyn__which which, uint64_t hash, uint32_t id);
-void dyn__lines_free(dyn_index *self, dyn__lines *table);
+void dyn__lines_free(dyn_index *self, dyn__which which);
 
 /* map.c */
 bool dyn__map_get(const dyn_index *self, const dyn__map *map, uint64_t key, uint64_t *value);
@@ -258,6 +264,12 @@ static inline dyn__chunk *dyn__chunk_of(const dyn_index *self, uint32_t id)
     dyn__leaf *leaf = DYN__GET_ACQUIRE(self->top[id >> (DYN__CHUNK_BITS + DYN__LEAF_BITS)]);
     return DYN__GET_ACQUIRE(leaf->at[(id >> DYN__CHUNK_BITS) & ((1 << DYN__LEAF_BITS) - 1)]);
 }
+static inline _Atomic uint64_t *dyn__used_of(const dyn_index *self, uint32_t id)
+{
+    dyn__leaf *leaf = DYN__GET_ACQUIRE(self->top[id >> (DYN__CHUNK_BITS + DYN__LEAF_BITS)]);
+    dyn__used *used = DYN__GET_ACQUIRE(leaf->used[(id >> DYN__CHUNK_BITS) & ((1 << DYN__LEAF_BITS) - 1)]);
+    return &used->bits[(id & (DYN__CHUNK - 1)) / 64];
+}
 static inline dyn__entry *dyn__entry_of(const dyn_index *self, uint32_t id)
 {
     return &dyn__chunk_of(self, id)->entry[id & (DYN__CHUNK - 1)];
@@ -288,10 +300,19 @@ static inline bool dyn__set_has(const dyn_index *self, uint32_t set, uint32_t sl
     return word < many->words && (many->bits[word] >> (slot % 64) & 1);
 }
 
-/* The lines of a segment are in the order of hashes; the tag is the low byte, but not 0. */
+/* A hash: leading bits choose the segment, bits 8..39 the line, the low byte is the tag, but not 0. */
+static inline uint32_t dyn__number(const dyn__directory *directory, uint64_t hash)
+{
+    return (uint32_t)(hash >> 1 >> (63 - directory->bits));
+}
+static inline dyn__segment *dyn__segment_of(const dyn__lines *table, uint64_t hash)
+{
+    const dyn__directory *directory = DYN__GET_ACQUIRE(*table);
+    return directory == NULL ? NULL : DYN__GET_ACQUIRE(directory->at[dyn__number(directory, hash)]);
+}
 static inline uint32_t dyn__home(const dyn__segment *segment, uint64_t hash)
 {
-    return (uint32_t)((uint64_t)(uint32_t)(hash >> 24) * segment->lines >> 32);
+    return (uint32_t)((uint64_t)(uint32_t)(hash >> 8) * segment->lines >> 32);
 }
 static inline uint8_t dyn__tag(uint64_t hash)
 {
@@ -314,13 +335,13 @@ static inline uint32_t dyn__tags_match(const dyn__line *line, uint8_t tag)
 }
 static inline void dyn__prefetch_place(const dyn_index *self, uint64_t hash)
 {
-    const dyn__segment *segment = DYN__GET_ACQUIRE(self->places.at[hash >> 56]);
+    const dyn__segment *segment = dyn__segment_of(&self->places, hash);
     if (segment != NULL) DYN__PREFETCH(&segment->at[dyn__home(segment, hash)]);
 }
 /* The id that is most likely the one of this hash, or 0: to prefetch it. */
 static inline uint32_t dyn__guess(const dyn__lines *table, uint64_t hash)
 {
-    const dyn__segment *segment = DYN__GET_ACQUIRE(table->at[hash >> 56]);
+    const dyn__segment *segment = dyn__segment_of(table, hash);
     if (segment == NULL) return 0;
     const dyn__line *line = &segment->at[dyn__home(segment, hash)];
     uint32_t match = dyn__tags_match(line, dyn__tag(hash));
@@ -329,7 +350,7 @@ static inline uint32_t dyn__guess(const dyn__lines *table, uint64_t hash)
 /* The entry at this place, or 0. For readers inside and for the writer. */
 static inline uint32_t dyn__at_place(const dyn_index *self, uint64_t place, uint64_t hash)
 {
-    const dyn__segment *segment = DYN__GET_ACQUIRE(self->places.at[hash >> 56]);
+    const dyn__segment *segment = dyn__segment_of(&self->places, hash);
     if (segment == NULL) return 0;
     uint32_t lines = segment->lines, home = dyn__home(segment, hash);
     for (uint32_t i = home, left = lines; left > 0; left--) {

@@ -7,13 +7,15 @@
  */
 #include "index/inside.h"
 
+enum { PAGE = 4096 }; /* what is a multiple of it comes from the system itself */
+
 void *dyn__index_alloc(dyn_index *self, size_t size, size_t alignment)
 {
     size_t bytes = DYN__GET(self->bytes);
     if (self->bounded && (size > self->max_bytes || bytes > self->max_bytes - size)) return NULL;
-    void *memory = alignment > 0 ? dyn__aligned(alignment, size) : dyn__malloc(size);
+    void *memory = size % PAGE == 0 ? dyn__pages(size) : alignment > 0 ? dyn__aligned(alignment, size) : dyn__malloc(size);
     if (memory == NULL) return NULL;
-    memset(memory, 0, size);
+    if (size % PAGE != 0) memset(memory, 0, size);
     DYN__SET(self->bytes, bytes + size);
     return memory;
 }
@@ -28,7 +30,10 @@ void dyn__index_free(dyn_index *self, void *memory, size_t size)
 {
     if (memory == NULL) return;
     DYN__SUB(self->bytes, size);
-    dyn__free(memory);
+    if (size % PAGE == 0)
+        dyn__pages_free(memory, size);
+    else
+        dyn__free(memory);
 }
 
 static dyn__limbo *limbo_now(dyn_index *self)

@@ -26,7 +26,7 @@ static uint64_t other_key(const dyn_index *self, uint32_t slot, uint64_t name)
 static uint32_t first_named(const dyn_index *self, uint64_t name)
 {
     uint64_t hash = dyn__name_hash(&self->keys, name);
-    const dyn__segment *segment = DYN__GET(self->names.at[hash >> 56]);
+    const dyn__segment *segment = dyn__segment_of(&self->names, hash);
     if (segment == NULL) return 0;
     for (uint32_t i = dyn__home(segment, hash), left = segment->lines; left > 0; left--) {
         const dyn__line *line = &segment->at[i];

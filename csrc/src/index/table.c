@@ -1,24 +1,42 @@
-/* table.c -- from a hash to the entries that have it: segments of lines of 12.
+/* table.c -- from a hash to the entries that have it: a directory of segments of lines of 12.
  *
- *   hash: | segment 8 | line 32 ... | tag 8 |      a line that is full passes its ids on to the next ones and counts them
+ *   hash: | segment .. | line 32 | tag 8 |        directory (2 bits)   00 --> segment, depth 2
+ *                                                                      01 --> segment, depth 2
+ *   a line that is full passes its ids on to the                       10 -+
+ *   next ones and counts them                                          11 -+> segment, depth 1
  *
- * A segment doubles alone when it is three quarters full, so a store moves 1/256 of the table at most. The segments start
- * at different sizes between 1 and 2, so that they do not all double together and the whole is always about half full.
- * Load 0.75 here overflows a line as rarely as 0.62 does with lines of 4.
+ * A segment that is three quarters full doubles while it is small, then splits in two by one more bit of the hash. So no
+ * store moves more than some 9,000 ids, however large the index. Segments have different sizes, by a factor of up to 2, so
+ * that they do not all split together: the whole is always about half full. Load 0.75 overflows a line of 12 as rarely as
+ * 0.62 does one of 4.
  */
 #include "index/inside.h"
 
-static uint32_t lines_after(uint32_t number, uint32_t doublings)
-{
-    uint32_t reversed = 0;
-    for (int bit = 0; bit < 8; bit++) reversed |= (number >> bit & 1) << (7 - bit);
-    uint64_t lines = ((uint64_t)(256 + reversed) << doublings) >> 8;
-    return (uint32_t)lines;
-}
+enum { PAGE = 4096, PAGE_LINES = PAGE / sizeof(dyn__line), FULL_PAGES = 8, MAX_BITS = 24 };
 
 static size_t segment_size(uint32_t lines)
 {
     return sizeof(dyn__segment) + lines * sizeof(dyn__line);
+}
+
+static size_t directory_size(uint32_t bits)
+{
+    return sizeof(dyn__directory) + sizeof(dyn__segment *) * ((size_t)1 << bits);
+}
+
+/* 1, 3, 7 .. 63 lines and the head of a segment are 128 .. 4,096 bytes; then whole pages. */
+static uint32_t lines_in(uint32_t pages)
+{
+    return pages * PAGE_LINES - 1;
+}
+
+/* The size of the segments with this prefix: 8 to 16 pages, by the bits of the prefix from the first on. */
+static uint32_t full_lines(uint32_t prefix, uint32_t depth)
+{
+    uint32_t pages = FULL_PAGES;
+    for (uint32_t bit = 0; bit < depth && bit < 3; bit++)
+        if (prefix >> (depth - 1 - bit) & 1) pages += FULL_PAGES >> (bit + 1);
+    return lines_in(pages);
 }
 
 static dyn__lines *table_of(dyn_index *self, dyn__which which)
@@ -59,46 +77,103 @@ static void insert(dyn__segment *segment, uint64_t hash, uint32_t id)
     }
 }
 
-static int grow(dyn_index *self, dyn__which which, uint32_t number)
+static dyn__segment *make_segment(dyn_index *self, uint32_t lines, uint32_t depth)
 {
-    dyn__lines *table = table_of(self, which);
-    dyn__segment *old = DYN__GET(table->at[number]);
-    uint32_t doublings = old == NULL ? 0 : old->doublings + 1;
-    uint32_t lines = lines_after(number, doublings);
     dyn__segment *new = dyn__index_alloc(self, segment_size(lines), 64);
-    if (new == NULL) return dyn__index_no_memory(self);
+    if (new == NULL) return NULL;
     new->lines = lines;
-    new->doublings = doublings;
+    new->depth = depth;
     self->table_bytes += segment_size(lines);
-    if (old != NULL) {
-        for (uint32_t i = 0; i < old->lines; i++) {
-            dyn__line *line = &old->at[i];
-            uint32_t full = ~dyn__tags_match(line, 0) & ((1u << DYN__LINE) - 1);
-            for (uint32_t left = full; left != 0; left &= left - 1)
-                DYN__PREFETCH(dyn__entry_of(self, DYN__GET(line->id[__builtin_ctz(left)])));
-            for (; full != 0; full &= full - 1) {
-                uint32_t id = DYN__GET(line->id[__builtin_ctz(full)]);
-                insert(new, hash_of(self, which, id), id);
+    return new;
+}
+
+static void give_back(dyn_index *self, dyn__which which, dyn__retired *memory, size_t size)
+{
+    self->table_bytes -= size;
+    if (which == DYN__PLACES)
+        dyn__retire_memory(self, memory, size);
+    else
+        dyn__index_free(self, memory, size);
+}
+
+/* Move all ids to the one or two new segments: bit 0 or 1 after the depth of the old one. */
+static void move(const dyn_index *self, dyn__which which, const dyn__segment *old, dyn__segment *const new[2])
+{
+    for (uint32_t i = 0; i < old->lines; i++) {
+        if (i + 1 < old->lines) {
+            const dyn__line *next = &old->at[i + 1];
+            for (int k = 0; k < DYN__LINE; k++) { /* an id that is no more is an entry all the same */
+                uint32_t id = DYN__GET(next->id[k]);
+                if (id != 0) DYN__PREFETCH(which == DYN__PLACES ? (void *)dyn__entry_of(self, id) : dyn__name_of(self, id));
             }
         }
+        const dyn__line *line = &old->at[i];
+        uint32_t full = ~dyn__tags_match(line, 0) & ((1u << DYN__LINE) - 1);
+        for (; full != 0; full &= full - 1) {
+            uint32_t id = DYN__GET(line->id[__builtin_ctz(full)]);
+            uint64_t hash = hash_of(self, which, id);
+            insert(new[new[0] == new[1] ? 0 : hash << old->depth >> 63], hash, id);
+        }
     }
-    DYN__SET_RELEASE(table->at[number], new);
-    if (old != NULL) {
-        self->table_bytes -= segment_size(old->lines);
-        if (which == DYN__PLACES)
-            dyn__retire_memory(self, &old->retired, segment_size(old->lines));
-        else
-            dyn__index_free(self, old, segment_size(old->lines));
+}
+
+static int make_directory(dyn_index *self, dyn__which which, uint32_t bits)
+{
+    dyn__lines *table = table_of(self, which);
+    dyn__directory *old = DYN__GET(*table), *new;
+    if (bits > MAX_BITS) return dyn__fail(DYN_ELIMIT, "an index has no more room for blocks");
+    if ((new = dyn__index_alloc(self, directory_size(bits), 0)) == NULL) return dyn__index_no_memory(self);
+    new->bits = bits;
+    self->table_bytes += directory_size(bits);
+    for (size_t i = 0; i < (size_t)1 << bits && old != NULL; i++) DYN__SET(new->at[i], DYN__GET(old->at[i >> (bits - old->bits)]));
+    DYN__SET_RELEASE(*table, new);
+    if (old != NULL) give_back(self, which, &old->retired, directory_size(old->bits));
+    return DYN_OK;
+}
+
+static int grow(dyn_index *self, dyn__which which, uint64_t hash)
+{
+    int rc;
+    dyn__lines *table = table_of(self, which);
+    if (DYN__GET(*table) == NULL && (rc = make_directory(self, which, 0)) < 0) return rc;
+    dyn__directory *directory = DYN__GET(*table);
+    dyn__segment *old = DYN__GET(directory->at[dyn__number(directory, hash)]), *new[2];
+    uint32_t depth = old == NULL ? 0 : old->depth, prefix = depth == 0 ? 0 : (uint32_t)(hash >> (64 - depth));
+
+    if (old == NULL || old->lines < full_lines(prefix, depth)) {
+        uint32_t lines = old == NULL ? 1 : old->lines * 2 + 1;
+        if ((new[0] = new[1] = make_segment(self, lines, depth)) == NULL) return dyn__index_no_memory(self);
+    } else {
+        if (depth == directory->bits) {
+            if ((rc = make_directory(self, which, depth + 1)) < 0) return rc;
+            directory = DYN__GET(*table);
+        }
+        depth++;
+        for (uint32_t bit = 0; bit < 2; bit++) {
+            if ((new[bit] = make_segment(self, full_lines(prefix * 2 + bit, depth), depth)) != NULL) continue;
+            if (bit == 1) {
+                self->table_bytes -= segment_size(new[0]->lines);
+                dyn__index_free(self, new[0], segment_size(new[0]->lines));
+            }
+            return dyn__index_no_memory(self);
+        }
     }
+    if (old != NULL) move(self, which, old, new);
+    uint32_t shift = directory->bits - depth; /* how many places a new segment has */
+    uint32_t first = depth == 0 ? 0 : (uint32_t)(hash >> (64 - depth));
+    if (new[0] != new[1]) first &= ~UINT32_C(1);
+    for (uint32_t bit = 0; bit < (new[0] == new[1] ? 1 : 2); bit++)
+        for (uint32_t i = 0; i < UINT32_C(1) << shift; i++)
+            DYN__SET_RELEASE(directory->at[((first + bit) << shift) + i], new[bit]);
+    if (old != NULL) give_back(self, which, &old->retired, segment_size(old->lines));
     return DYN_OK;
 }
 
 int dyn__lines_reserve(dyn_index *self, dyn__which which, uint64_t hash)
 {
-    uint32_t number = (uint32_t)(hash >> 56);
-    const dyn__segment *segment = DYN__GET(table_of(self, which)->at[number]);
+    const dyn__segment *segment = dyn__segment_of(table_of(self, which), hash);
     if (segment != NULL && segment->used < segment->lines * DYN__LINE * 3 / 4) return DYN_OK;
-    int rc = grow(self, which, number);
+    int rc = grow(self, which, hash);
     /* Without memory a segment gets fuller and slower before it refuses. */
     if (rc < 0 && segment != NULL && segment->used < segment->lines * (DYN__LINE - 1)) return DYN_OK;
     return rc;
@@ -106,12 +181,12 @@ int dyn__lines_reserve(dyn_index *self, dyn__which which, uint64_t hash)
 
 void dyn__lines_insert(dyn_index *self, dyn__which which, uint64_t hash, uint32_t id)
 {
-    insert(DYN__GET(table_of(self, which)->at[hash >> 56]), hash, id);
+    insert(dyn__segment_of(table_of(self, which), hash), hash, id);
 }
 
 void dyn__lines_erase(dyn_index *self, dyn__which which, uint64_t hash, uint32_t id)
 {
-    dyn__segment *segment = DYN__GET(table_of(self, which)->at[hash >> 56]);
+    dyn__segment *segment = dyn__segment_of(table_of(self, which), hash);
     uint32_t home = dyn__home(segment, hash), at = 0, i = home;
     for (;; i = i + 1 == segment->lines ? 0 : i + 1) {
         uint32_t match = dyn__tags_match(&segment->at[i], dyn__tag(hash));
@@ -128,10 +203,15 @@ void dyn__lines_erase(dyn_index *self, dyn__which which, uint64_t hash, uint32_t
         DYN__SET_RELEASE(segment->at[j].passed, DYN__GET(segment->at[j].passed) - 1);
 }
 
-void dyn__lines_free(dyn_index *self, dyn__lines *table)
+void dyn__lines_free(dyn_index *self, dyn__which which)
 {
-    for (int i = 0; i < DYN__SEGMENTS; i++) {
-        dyn__segment *segment = DYN__GET(table->at[i]);
-        if (segment != NULL) dyn__index_free(self, segment, segment_size(segment->lines));
+    dyn__directory *directory = DYN__GET(*table_of(self, which));
+    if (directory == NULL) return;
+    for (size_t i = 0; i < (size_t)1 << directory->bits;) {
+        dyn__segment *segment = DYN__GET(directory->at[i]);
+        if (segment == NULL) break;
+        i += (size_t)1 << (directory->bits - segment->depth);
+        dyn__index_free(self, segment, segment_size(segment->lines));
     }
+    dyn__index_free(self, directory, directory_size(directory->bits));
 }
