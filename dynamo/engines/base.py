@@ -21,12 +21,19 @@ completion_tokens, total_tokens, prompt_tokens_details.cached_tokens).
 """
 
 import abc
+import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from dynamo.errors import InvalidArgument
+from dynamo.errors import DynamoError, InvalidArgument
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Hashes: TypeAlias = Sequence[int] | NDArray[np.uint64]
 
 __all__ = [
     "Engine",
@@ -50,10 +57,10 @@ class EventSink(Protocol):
     chain (``block_hashes``, a block together with all before it).
     """
 
-    def stored(self, parent: int | None, block_hashes: Sequence[int], tokens_hashes: Sequence[int]) -> None:
+    def stored(self, parent: int | None, block_hashes: "Hashes", tokens_hashes: "Hashes") -> None:
         """These blocks, each following the one before, the first following `parent`, can now be reused."""
 
-    def removed(self, block_hashes: Sequence[int]) -> None:
+    def removed(self, block_hashes: "Hashes") -> None:
         """These blocks are gone."""
 
     def cleared(self) -> None:
@@ -135,6 +142,11 @@ class Engine(abc.ABC):
 
     def stats(self) -> EngineStats:
         return EngineStats()
+
+    async def failed(self) -> DynamoError:
+        """Waits until the engine cannot go on, and says why; for ever while it can."""
+        await asyncio.Event().wait()
+        raise AssertionError("never set")
 
     async def shutdown(self) -> None:  # noqa: B027
         """Free everything. Running answers end with an error; may be called twice."""

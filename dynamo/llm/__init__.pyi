@@ -17,6 +17,17 @@ from dynamo.llm.indexer import KvIndexer as KvIndexer
 from dynamo.llm.router import KvPushRouter as KvPushRouter
 from dynamo.llm.router import KvPushRouterStream as KvPushRouterStream
 from dynamo.llm.router import KvRouter as KvRouter
+from dynamo.llm.model import ModelDeploymentCard as ModelDeploymentCard
+from dynamo.llm.model import ModelInput as ModelInput
+from dynamo.llm.model import ModelRuntimeConfig as ModelRuntimeConfig
+from dynamo.llm.model import ModelType as ModelType
+from dynamo.llm.model import WorkerType as WorkerType
+from dynamo.llm.register import fetch_llm as fetch_llm
+from dynamo.llm.register import fetch_model as fetch_model
+from dynamo.llm.register import register_llm as register_llm
+from dynamo.llm.register import register_model as register_model
+from dynamo.llm.register import unregister_llm as unregister_llm
+from dynamo.llm.register import unregister_model as unregister_model
 from dynamo.llm.router_config import KvRouterConfig as KvRouterConfig
 from dynamo.llm.router_config import LoadThresholdConfig as LoadThresholdConfig
 from dynamo.llm.router_config import RouterConfig as RouterConfig

@@ -581,7 +581,7 @@ def _json_object(path: pathlib.Path) -> dict[str, Any]:
 
 def _tokenizers() -> Any:
     try:
-        import tokenizers
+        import tokenizers  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
         raise InvalidArgument("this tokeniser needs the package 'tokenizers': pip install 'dynamo[serve]'") from error
     return tokenizers
