@@ -23,13 +23,13 @@ cdef class Route(Receiver):
     cdef object tasks
 
 
-# One request and its answer, on the thread of its asyncio loop. Other Cython modules use `x` with dynamo/http.h directly,
-# taking a reference of their own.
+# One request and its answer, on the thread of its asyncio loop. Other Cython modules use `x` with dynamo/http.h
+# directly, taking a reference of their own.
 cdef class Request(Receiver):
     cdef dyn_http_exchange *x   # a reference
     cdef object loop            # asyncio's
     cdef dict header_dict
-    cdef int watch              # 0: none, 1: on, 2: ended, a last mail comes, 3: over. In 1 and 2 it owns a reference to self
+    cdef int watch              # 0: none, 1: on, 2: ended, a last mail comes, 3: over; 1 and 2 own a reference to self
     cdef bint is_closed
     cdef object drained         # a future of somebody who waits in drain()
     cdef list closed_calls

@@ -16,16 +16,14 @@ from dynamo._mailbox cimport mailbox_of
 from dynamo._metrics cimport Registry
 from dynamo.c_common cimport DYN_EAGAIN, DYN_ECLOSED, dyn_error_clear
 from dynamo.c_http cimport (
-    DYN_HTTP_EVENT_CLOSED, DYN_HTTP_EVENT_DRAIN, DYN_HTTP_OPEN, DYN_HTTP_PREFIX, DYN_HTTP_REPLACE, dyn_http_abort, dyn_http_begin,
-    dyn_http_begun, dyn_http_body, dyn_http_closed, dyn_http_commit, dyn_http_congested, dyn_http_end, dyn_http_event_from_mail,
-    dyn_http_exchange, dyn_http_exchange_unref, dyn_http_fail, dyn_http_from_mail, dyn_http_header,
-    dyn_http_header_at, dyn_http_header_count, dyn_http_method, dyn_http_path, dyn_http_peer, dyn_http_pending,
-    dyn_http_query, dyn_http_request_id, dyn_http_reserve, dyn_http_respond, dyn_http_route_mail,
-    dyn_http_route_metrics, dyn_http_route_static, dyn_http_server_free, dyn_http_server_listen,
-    dyn_http_server_new, dyn_http_server_stats, dyn_http_server_stop, dyn_http_set_header, dyn_http_settings,
-    dyn_http_started_ns, dyn_http_stats, dyn_http_unroute, dyn_http_unwatch_mail, dyn_http_watch_mail,
-    dyn_http_write)
-from dynamo.c_loop cimport dyn_loop
+    DYN_HTTP_EVENT_CLOSED, DYN_HTTP_EVENT_DRAIN, DYN_HTTP_OPEN, DYN_HTTP_PREFIX, DYN_HTTP_REPLACE, dyn_http_abort,
+    dyn_http_begin, dyn_http_begun, dyn_http_body, dyn_http_closed, dyn_http_commit, dyn_http_congested, dyn_http_end,
+    dyn_http_event_from_mail, dyn_http_exchange, dyn_http_exchange_unref, dyn_http_fail, dyn_http_from_mail,
+    dyn_http_header, dyn_http_header_at, dyn_http_header_count, dyn_http_method, dyn_http_path, dyn_http_peer,
+    dyn_http_pending, dyn_http_query, dyn_http_request_id, dyn_http_reserve, dyn_http_respond, dyn_http_route_mail,
+    dyn_http_route_metrics, dyn_http_route_static, dyn_http_server_free, dyn_http_server_listen, dyn_http_server_new,
+    dyn_http_server_stats, dyn_http_server_stop, dyn_http_set_header, dyn_http_settings, dyn_http_started_ns,
+    dyn_http_stats, dyn_http_unroute, dyn_http_unwatch_mail, dyn_http_watch_mail, dyn_http_write)
 from dynamo.c_mailbox cimport dyn_mail, dyn_mailbox, dyn_mailbox_put, dyn_mailbox_ref, dyn_mailbox_unref
 
 from dynamo.errors import Cancelled, DynamoError, InvalidArgument, NotFound, Overloaded, RequestTimeout, Unavailable
@@ -162,7 +160,8 @@ cdef class Server:
         cdef unsigned flags = (DYN_HTTP_PREFIX if prefix else 0) | (DYN_HTTP_OPEN if open else 0)
         flags |= DYN_HTTP_REPLACE if replace else 0
         self.ready()
-        check(dyn_http_route_static(self.ptr, raw_path, flags, status, raw_type, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)))
+        check(dyn_http_route_static(self.ptr, raw_path, flags, status, raw_type, PyBytes_AS_STRING(data),
+                                    PyBytes_GET_SIZE(data)))
 
     def route_metrics(self, path, Registry registry not None, *, bint open=True):
         """Answer GET `path` with the registry's text, without Python."""
@@ -189,7 +188,7 @@ cdef class Server:
         return self.port
 
     async def stop(self, grace=5.0):
-        """Accept nothing more, let running requests end for `grace` seconds (None: as long as they take), then close."""
+        """Accept nothing more, let running requests end for `grace` seconds (None: as long as it takes), then close."""
         cdef uint32_t ms = milliseconds(grace) if grace is None or grace > 0 else 1
         cdef _Stopped stopped
         cdef Mailbox box
@@ -539,8 +538,8 @@ cdef class Request(Receiver):
     def write(self, data):
         """Append bytes (or str, as UTF-8) to the answer; never blocks.
 
-        Returns False when it is time to ``await request.drain()``. Raises ConnectionResetError when the client is gone and
-        BlockingIOError, taking nothing, when the server's bound on pending bytes is reached.
+        Returns False when it is time to ``await request.drain()``. Raises ConnectionResetError when the client is
+        gone and BlockingIOError, taking nothing, when the server's bound on pending bytes is reached.
         """
         cdef Py_buffer view
         cdef bytes raw
@@ -660,7 +659,7 @@ cdef class Request(Receiver):
         return 0
 
     cdef void on_mail(self, dyn_mail *mail) noexcept:
-        cdef Request me = self      # what it calls may end the watch, and with it the last reference
+        cdef Request _me = self     # what it calls may end the watch, and with it the last reference
         cdef bint last = self.watch == 2
         cdef unsigned bits = dyn_http_event_from_mail(mail)
         if bits & DYN_HTTP_EVENT_CLOSED and not self.is_closed:

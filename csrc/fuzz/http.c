@@ -63,7 +63,8 @@ static int feed_all(void *arg)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (loop == NULL) {
-        dyn_http_settings settings = {.max_header_bytes = 600, .max_url_bytes = 100, .max_headers = 8, .max_body_bytes = 500};
+        dyn_http_settings settings = {
+            .max_header_bytes = 600, .max_url_bytes = 100, .max_headers = 8, .max_body_bytes = 500};
         dyn_log_set_level(DYN_LOG_OFF);
         if (dyn_loop_new(&loop) < 0 || dyn_http_server_new(&server, loop, &settings) < 0) abort();
         if (dyn_http_route(server, "*", "/", DYN_HTTP_PREFIX, take, NULL) < 0) abort();

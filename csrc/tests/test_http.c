@@ -129,9 +129,11 @@ static void requests_on_one_connection_are_answered_in_order(void)
 {
     start(NULL);
     int fd = dial();
-    send_text(fd, "GET /live HTTP/1.1\r\nHost: x\r\n\r\nPOST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
-                  "GET /nothing HTTP/1.1\r\nHost: x\r\n\r\nHEAD /files/a HTTP/1.1\r\nHost: x\r\n\r\n"
-                  "POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;ext=1\r\nde\r\n0\r\nTrailer: 1\r\n\r\n");
+    send_text(fd,
+              "GET /live HTTP/1.1\r\nHost: x\r\n\r\nPOST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+              "GET /nothing HTTP/1.1\r\nHost: x\r\n\r\nHEAD /files/a HTTP/1.1\r\nHost: x\r\n\r\n"
+              "POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: "
+              "chunked\r\n\r\n3\r\nabc\r\n2;ext=1\r\nde\r\n0\r\nTrailer: 1\r\n\r\n");
     read_until(fd, NULL);
     CHECK(has("\r\n\r\n{}HTTP/1.1 200 OK"));
     CHECK(has("\r\n\r\nhelloHTTP/1.1 404 Not Found"));
@@ -159,7 +161,6 @@ static void a_stream_from_another_thread_arrives_whole(void)
     CHECK(has("HTTP/1.1 500"));
     stop();
 }
-
 
 /* ---- refusals ---------------------------------------------------------------------------------- */
 
@@ -190,11 +191,11 @@ static void malformed_requests_are_refused_with_their_status(void)
 #endif
         {400, "GET /live\r\n\r\n"},
         {400, "GET live HTTP/1.1\r\nHost: x\r\n\r\n"},
-        {400, "GET /live HTTP/1.1\r\n\r\n"},                                  /* no Host */
+        {400, "GET /live HTTP/1.1\r\n\r\n"}, /* no Host */
         {400, "GET /live HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n"},
-        {400, "GET /live HTTP/1.1\nHost: x\n\n"},                             /* bare LF */
-        {400, "GET /live HTTP/1.1\r\nHost: x\rX: y\r\n\r\n"},                 /* bare CR */
-        {400, "GET /live HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n"},         /* folded */
+        {400, "GET /live HTTP/1.1\nHost: x\n\n"},                     /* bare LF */
+        {400, "GET /live HTTP/1.1\r\nHost: x\rX: y\r\n\r\n"},         /* bare CR */
+        {400, "GET /live HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n"}, /* folded */
         {400, "GET /live HTTP/1.1\r\n Host: x\r\n\r\n"},
         {400, "GET /live HTTP/1.1\r\nHost : x\r\n\r\n"},
         {400, "GET /live HTTP/1.1\r\nHost: x\r\n: empty\r\n\r\n"},
@@ -243,7 +244,8 @@ static void malformed_requests_are_refused_with_their_status(void)
             fprintf(stderr, "case %zu: want %d, got %.40s\n  for %.200s\n", i, cases[i].status, got, cases[i].request);
             test_failures++;
         }
-        if (cases[i].status >= 400) CHECK(strstr(got, "{\"error\":{\"message\":\"") != NULL && strstr(got, "Connection: close") != NULL);
+        if (cases[i].status >= 400)
+            CHECK(strstr(got, "{\"error\":{\"message\":\"") != NULL && strstr(got, "Connection: close") != NULL);
     }
     /* Each of these again, one byte at a time: the pieces must not matter. */
     for (size_t i = 0; i < DYN__COUNT(cases); i++) {
@@ -297,7 +299,8 @@ static void a_key_is_asked_for_except_on_open_routes(void)
     ask("GET /no HTTP/1.1\r\n" REST "\r\n"); /* what exists is not told without the key */
     CHECK(has("HTTP/1.1 401"));
     ask("GET /files/a HTTP/1.1\r\n" REST "authorization: bearer secret\r\nx-request-id: abc-1\r\n\r\n");
-    CHECK(has("HTTP/1.1 200") && has("x-request-id: abc-1\r\n") && has("Access-Control-Allow-Origin: https://a.b\r\nVary: Origin"));
+    CHECK(has("HTTP/1.1 200") && has("x-request-id: abc-1\r\n") &&
+          has("Access-Control-Allow-Origin: https://a.b\r\nVary: Origin"));
     ask("GET /live HTTP/1.1\r\n" REST "\r\n");
     CHECK(has("HTTP/1.1 200"));
     ask("OPTIONS /echo HTTP/1.1\r\n" REST "Origin: https://a.b\r\nAccess-Control-Request-Method: POST\r\n\r\n");
@@ -590,10 +593,11 @@ static int fail_allocations_here(void *arg)
 
 static void failing_allocations_cost_an_answer_never_the_server(void)
 {
-    static const char request[] =
-        POST "A: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\nE: 5\r\nF: 6\r\nG: 7\r\nH: 8\r\nI: 9\r\nJ: 1\r\nK: 1\r\nL: 1\r\nM: 1\r\nN: 1\r\n"
-             "O: 1\r\nP: 1\r\nQ: 1\r\nR: 1\r\nS: 1\r\nT: 1\r\nU: 1\r\nV: 1\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
-             "5\r\nhello\r\n0\r\n\r\n";
+    static const char request[] = POST "A: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\nE: 5\r\nF: 6\r\nG: 7\r\nH: 8\r\nI: 9\r\nJ: "
+                                       "1\r\nK: 1\r\nL: 1\r\nM: 1\r\nN: 1\r\n"
+                                       "O: 1\r\nP: 1\r\nQ: 1\r\nR: 1\r\nS: 1\r\nT: 1\r\nU: 1\r\nV: 1\r\nConnection: "
+                                       "close\r\nTransfer-Encoding: chunked\r\n\r\n"
+                                       "5\r\nhello\r\n0\r\n\r\n";
     start(NULL);
     bool whole = false;
     for (int nth = 0; nth < 40 && !whole; nth++) { /* on the loop's thread the nth allocation fails, and all after it */
@@ -612,8 +616,7 @@ static void failing_allocations_cost_an_answer_never_the_server(void)
     ask("GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     CHECK(has("{}"));
     stop();
-    EACH_ALLOCATION_FAILS
-    {
+    EACH_ALLOCATION_FAILS {
         dyn_http_settings settings = {.api_key = "k", .allow_origin = "*"};
         dyn_http_server *each = NULL;
         int saved = dyn__fail_after;

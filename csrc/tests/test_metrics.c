@@ -34,9 +34,11 @@ static void each_kind_is_shown_as_prometheus_reads_it(void)
     const double bounds[] = {0.5, 1, 2.5};
     dyn_metric *counter, *gauge, *histogram, *again;
     CHECK_EQ(dyn_metrics_new(&registry, 0), DYN_OK);
-    CHECK_EQ(dyn_metrics_define(registry, DYN_COUNTER, "a_total", "counts\nthings \\", labels, 1, NULL, 0, &counter), DYN_OK);
+    CHECK_EQ(dyn_metrics_define(registry, DYN_COUNTER, "a_total", "counts\nthings \\", labels, 1, NULL, 0, &counter),
+             DYN_OK);
     CHECK_EQ(dyn_metrics_define(registry, DYN_GAUGE, "b", NULL, NULL, 0, NULL, 0, &gauge), DYN_OK);
-    CHECK_EQ(dyn_metrics_define(registry, DYN_HISTOGRAM, "c_seconds", "lasts", labels, 1, bounds, 3, &histogram), DYN_OK);
+    CHECK_EQ(dyn_metrics_define(registry, DYN_HISTOGRAM, "c_seconds", "lasts", labels, 1, bounds, 3, &histogram),
+             DYN_OK);
     CHECK_EQ(dyn_metrics_define(registry, DYN_COUNTER, "a_total", "other help", labels, 1, NULL, 0, &again), DYN_OK);
     CHECK(again == counter);
     CHECK_EQ(dyn_metrics_define(registry, DYN_GAUGE, "a_total", NULL, labels, 1, NULL, 0, &again), DYN_EEXIST);
@@ -52,7 +54,8 @@ static void each_kind_is_shown_as_prometheus_reads_it(void)
     dyn_series_observe(c, 100);
     dyn_series_observe(c, NAN);
     scrape();
-    CHECK(has("# HELP a_total counts\\nthings \\\\\n# TYPE a_total counter\na_total{model=\"x\\\"y\\\\z\\n?\xc3\xa9\"} 3\n"));
+    CHECK(has(
+        "# HELP a_total counts\\nthings \\\\\n# TYPE a_total counter\na_total{model=\"x\\\"y\\\\z\\n?\xc3\xa9\"} 3\n"));
     CHECK(has("# TYPE b gauge\nb -0.75\n"));
     CHECK(has("c_seconds_bucket{model=\"m\",le=\"0.5\"} 1\nc_seconds_bucket{model=\"m\",le=\"1\"} 1\n"
               "c_seconds_bucket{model=\"m\",le=\"2.5\"} 2\nc_seconds_bucket{model=\"m\",le=\"+Inf\"} 3\n"
@@ -141,7 +144,8 @@ static void threads_lose_no_count(void)
     for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, count_much, both);
     scrape();
     for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
-    CHECK(dyn_series_value(both[0]) == 200000 && dyn_series_value(both[1]) == 200000 && dyn_series_sum(both[1]) == 100000);
+    CHECK(dyn_series_value(both[0]) == 200000 && dyn_series_value(both[1]) == 200000 &&
+          dyn_series_sum(both[1]) == 100000);
     dyn_series_unref(both[0]);
     dyn_series_unref(both[1]);
     dyn_metrics_unref(registry);
@@ -172,8 +176,7 @@ static void callbacks_and_the_process_are_read_at_the_scrape(void)
 static void every_failed_allocation_is_survived(void)
 {
     const char *labels[] = {"a", "b"}, *values[] = {"1", "2"};
-    EACH_ALLOCATION_FAILS
-    {
+    EACH_ALLOCATION_FAILS {
         dyn_metric *metric;
         dyn_series *one = NULL;
         dyn_buf *text = NULL;

@@ -31,7 +31,7 @@ def test_a_registry_shows_what_was_counted():
 def test_wrong_use_is_refused():
     registry = Registry()
     counter = registry.counter("a_total", labels=["x"])
-    with pytest.raises(ValueError, match="give them with .labels"):
+    with pytest.raises(ValueError, match="give them with"):
         counter.inc()
     with pytest.raises(ValueError, match="got 2 values"):
         counter.labels("1", "2")

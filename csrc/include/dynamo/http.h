@@ -69,28 +69,28 @@ DYN_API int dyn_http_server_stop(dyn_http_server *self, uint32_t deadline_ms, vo
 DYN_API void dyn_http_server_free(dyn_http_server *self);
 
 typedef struct dyn_http_stats {
-    uint64_t accepted, refused;         /* connections in all; those turned away with 503 */
-    uint64_t requests;                  /* handed to a route */
-    uint64_t answers[6];                /* by first digit of the status; [0] unused */
-    uint64_t malformed, timed_out;      /* answered 4xx by the server itself; of these 408 */
-    uint64_t cut;                       /* connections lost or closed with an answer unfinished */
+    uint64_t accepted, refused;    /* connections in all; those turned away with 503 */
+    uint64_t requests;             /* handed to a route */
+    uint64_t answers[6];           /* by first digit of the status; [0] unused */
+    uint64_t malformed, timed_out; /* answered 4xx by the server itself; of these 408 */
+    uint64_t cut;                  /* connections lost or closed with an answer unfinished */
     uint64_t bytes_in, bytes_out;
-    uint32_t connections;               /* now */
-    size_t body_bytes;                  /* now, in bodies of requests */
+    uint32_t connections; /* now */
+    size_t body_bytes;    /* now, in bodies of requests */
 } dyn_http_stats;
 DYN_API void dyn_http_server_stats(const dyn_http_server *self, dyn_http_stats *out);
 
 /* ---- routes ------------------------------------------------------------------------------------ */
 
 enum dyn_http_route_flags {
-    DYN_HTTP_PREFIX = 1, /* every path that begins with this one */
-    DYN_HTTP_OPEN = 2,   /* needs no api key */
+    DYN_HTTP_PREFIX = 1,  /* every path that begins with this one */
+    DYN_HTTP_OPEN = 2,    /* needs no api key */
     DYN_HTTP_REPLACE = 4, /* takes the place of a route for the same method and path, if there is one */
 };
 /* A handler: on the loop thread. It has one reference to x: dyn_http_exchange_unref() when done, now or later. */
 typedef void (*dyn_http_handler)(void *user, dyn_http_exchange *x);
-/* Send requests for `method` (upper case; "*": any) and `path` to a handler. An exact path wins over a prefix, a long prefix
- * over a short one. GET routes answer HEAD as well; the body is left out by the server.
+/* Send requests for `method` (upper case; "*": any) and `path` to a handler. An exact path wins over a prefix, a
+ * long prefix over a short one. GET routes answer HEAD as well; the body is left out by the server.
  * user     borrowed until the route is removed or the server freed.
  * errors   DYN_ENOMEM, DYN_EINVAL, DYN_EEXIST, DYN_ECLOSED. */
 DYN_API int dyn_http_route(dyn_http_server *self, const char *method, const char *path, unsigned flags,
@@ -133,11 +133,13 @@ DYN_API dyn_loop *dyn_http_loop(const dyn_http_exchange *self);         /* borro
 /* ---- an exchange: the answer ------------------------------------------------------------------- */
 
 /* Add a header field to the answer, before respond or begin. Content-Length, Transfer-Encoding, Connection and Date
- * are the server's own.   errors  DYN_EINVAL (control characters, a field of the server's), DYN_ENOMEM, DYN_EBUSY (begun). */
+ * are the server's own.   errors  DYN_EINVAL (control characters, a field of the server's), DYN_ENOMEM, DYN_EBUSY
+ * (begun). */
 DYN_API int dyn_http_set_header(dyn_http_exchange *self, const char *name, const char *value);
 /* Answer completely.
  * type   the Content-Type; NULL: none.     body  borrowed for the call.
- * errors DYN_ECLOSED (the client is gone), DYN_EBUSY (answered already), DYN_EINVAL (status not 200..599), DYN_ENOMEM. */
+ * errors DYN_ECLOSED (the client is gone), DYN_EBUSY (answered already), DYN_EINVAL (status not 200..599),
+ * DYN_ENOMEM. */
 DYN_API int dyn_http_respond(dyn_http_exchange *self, int status, const char *type, const void *body, size_t length);
 /* Answer with {"error": {...}} in OpenAI's shape; `type` NULL: chosen by status; `param` and `code` may be NULL. */
 DYN_API int dyn_http_fail(dyn_http_exchange *self, int status, const char *message, const char *type, const char *param,
@@ -146,18 +148,21 @@ DYN_API int dyn_http_fail(dyn_http_exchange *self, int status, const char *messa
 /* Begin an answer of unknown length (chunked, or to the end of the connection for HTTP/1.0). The header leaves with the
  * first flush, at once when nothing follows in this turn of the loop. errors as dyn_http_respond(). */
 DYN_API int dyn_http_begin(dyn_http_exchange *self, int status, const char *type);
-/* Append bytes. What gathers while the socket is busy, or within one turn of the loop, goes out in one send and one chunk.
+/* Append bytes. What gathers while the socket is busy, or within one turn of the loop, goes out in one send and one
+ * chunk.
  * data   borrowed for the call.
- * errors DYN_EAGAIN: max_pending_bytes are pending, nothing was taken, wait for on_drain; DYN_ECLOSED: the client is gone, stop;
- *        DYN_EBUSY: not begun, or ended; DYN_ENOMEM. */
+ * errors DYN_EAGAIN: max_pending_bytes are pending, nothing was taken, wait for on_drain; DYN_ECLOSED: the client is
+ *        gone, stop; DYN_EBUSY: not begun, or ended; DYN_ENOMEM. */
 DYN_API int dyn_http_write(dyn_http_exchange *self, const void *data, size_t length);
-/* The same without the copy: room for `length` bytes in the pending buffer, to be filled and committed (the part that was
- * used) before any other call on this exchange; commit must follow a reserve that gave DYN_OK. errors as dyn_http_write(). */
+/* The same without the copy: room for `length` bytes in the pending buffer, to be filled and committed (the part
+ * that was used) before any other call on this exchange; commit must follow a reserve that gave DYN_OK. errors as
+ * dyn_http_write(). */
 DYN_API int dyn_http_reserve(dyn_http_exchange *self, size_t length, char **room);
 DYN_API void dyn_http_commit(dyn_http_exchange *self, size_t used);
 /* The answer is complete. errors DYN_EBUSY, DYN_ECLOSED. */
 DYN_API int dyn_http_end(dyn_http_exchange *self);
-/* Cut the connection, so that the client sees that the answer is not whole. Nothing when the answer is complete already. */
+/* Cut the connection, so that the client sees that the answer is not whole. Nothing when the answer is complete
+ * already. */
 DYN_API void dyn_http_abort(dyn_http_exchange *self);
 
 DYN_API size_t dyn_http_pending(const dyn_http_exchange *self); /* bytes that the kernel has not taken yet */
@@ -175,7 +180,8 @@ typedef struct dyn_http_events {
     void (*on_done)(void *user);   /* exactly once, the last: the exchange left its connection, complete or not */
 } dyn_http_events;
 /* Watch an exchange. On the loop thread only (a handler does it before it returns). Comes too late for what was before:
- * ask dyn_http_closed() after it.  events  borrowed until on_done (static, as a rule).  errors  DYN_EBUSY, DYN_ECLOSED. */
+ * ask dyn_http_closed() after it.  events  borrowed until on_done (static, as a rule).  errors  DYN_EBUSY,
+ * DYN_ECLOSED. */
 DYN_API int dyn_http_watch(dyn_http_exchange *self, const dyn_http_events *events, void *user);
 
 /* The same by mail, from any thread: DYN_HTTP_EVENT_* bits gather, and one mail with `owner` tells of them. */
@@ -190,7 +196,8 @@ DYN_API bool dyn_http_unwatch_mail(dyn_http_exchange *self);
 
 /* ---- helpers ----------------------------------------------------------------------------------- */
 
-/* A ready answer to GET: served on the loop thread without a handler. Bytes are copied.   errors as dyn_http_route(). */
+/* A ready answer to GET: served on the loop thread without a handler. Bytes are copied.   errors as
+ * dyn_http_route(). */
 DYN_API int dyn_http_route_static(dyn_http_server *self, const char *path, unsigned flags, int status, const char *type,
                                   const void *body, size_t length);
 /* The metrics of a registry as Prometheus text at GET `path`, made on the loop thread. A reference to it is taken.

@@ -4,8 +4,8 @@
  *
  * Look a series up once, keep it, and count on it: counting is one atomic addition and never locks.
  *
- * Bounds   a metric has at most `max_series` series. Who asks for one more gets a series that is shown nowhere, DYN_ELIMIT, and
- *          the registry counts it in dynamo_metrics_series_refused_total{metric}.
+ * Bounds   a metric has at most `max_series` series. Who asks for one more gets a series that is shown nowhere,
+ *          DYN_ELIMIT, and the registry counts it in dynamo_metrics_series_refused_total{metric}.
  * Threads  everything may be called from any thread. A scrape runs beside the counting: each number is whole, but a
  *          histogram's sum may be one observation ahead of its buckets.
  */
@@ -58,16 +58,16 @@ DYN_API size_t dyn_metric_label_count(const dyn_metric *self);
 DYN_API size_t dyn_metric_series_count(dyn_metric *self);
 
 DYN_API dyn_series *dyn_series_ref(dyn_series *self);
-DYN_API void dyn_series_unref(dyn_series *self); /* NULL is allowed */
-DYN_API void dyn_series_count(dyn_series *self, uint64_t n);         /* a counter: up by n */
-DYN_API void dyn_series_add(dyn_series *self, double amount);        /* a counter (never negative) or a gauge */
-DYN_API void dyn_series_set(dyn_series *self, double value);         /* a gauge */
-DYN_API void dyn_series_observe(dyn_series *self, double value);     /* a histogram; NaN is left out */
-DYN_API double dyn_series_value(const dyn_series *self);             /* a histogram's: the number of observations */
-DYN_API double dyn_series_sum(const dyn_series *self);               /* a histogram's */
+DYN_API void dyn_series_unref(dyn_series *self);                 /* NULL is allowed */
+DYN_API void dyn_series_count(dyn_series *self, uint64_t n);     /* a counter: up by n */
+DYN_API void dyn_series_add(dyn_series *self, double amount);    /* a counter (never negative) or a gauge */
+DYN_API void dyn_series_set(dyn_series *self, double value);     /* a gauge */
+DYN_API void dyn_series_observe(dyn_series *self, double value); /* a histogram; NaN is left out */
+DYN_API double dyn_series_value(const dyn_series *self);         /* a histogram's: the number of observations */
+DYN_API double dyn_series_sum(const dyn_series *self);           /* a histogram's */
 
-/* Have fn(user) run at the beginning of each scrape, on the thread that scrapes, to set gauges that are cheap to read then and
- * dear to keep. It may call anything here but a scrape and this.   errors  DYN_ENOMEM. */
+/* Have fn(user) run at the beginning of each scrape, on the thread that scrapes, to set gauges that are cheap to
+ * read then and dear to keep. It may call anything here but a scrape and this.   errors  DYN_ENOMEM. */
 DYN_API int dyn_metrics_on_scrape(dyn_metrics *self, void (*fn)(void *user), void *user);
 /* Take that back; when it returns fn does not run any more. Not from fn itself. errors DYN_ENOENT. */
 DYN_API int dyn_metrics_off_scrape(dyn_metrics *self, void (*fn)(void *user), void *user);

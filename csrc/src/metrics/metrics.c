@@ -76,24 +76,27 @@ static bool good_name(const char *name, bool colon)
 static int check_definition(enum dyn_metric_kind kind, const char *name, const char *const *labels, size_t label_count,
                             const double *bounds, size_t bound_count)
 {
-    if (!good_name(name, true)) return dyn__fail(DYN_EINVAL, "metric name \"%.100s\": use letters, digits, '_' and ':'", name);
+    if (!good_name(name, true))
+        return dyn__fail(DYN_EINVAL, "metric name \"%.100s\": use letters, digits, '_' and ':'", name);
     for (size_t i = 0; i < label_count; i++) {
         if (!good_name(labels[i], false) || strncmp(labels[i], "__", 2) == 0 ||
             (kind == DYN_HISTOGRAM && strcmp(labels[i], "le") == 0))
-            return dyn__fail(DYN_EINVAL, "label name \"%.100s\" of %.100s: use letters, digits and '_'", labels[i], name);
+            return dyn__fail(DYN_EINVAL, "label name \"%.100s\" of %.100s: use letters, digits and '_'", labels[i],
+                             name);
         for (size_t j = 0; j < i; j++)
             if (strcmp(labels[i], labels[j]) == 0)
                 return dyn__fail(DYN_EINVAL, "%.100s has the label %.100s twice", name, labels[i]);
     }
-    if (kind != DYN_HISTOGRAM && bound_count != 0) return dyn__fail(DYN_EINVAL, "%.100s has bounds but is no histogram", name);
+    if (kind != DYN_HISTOGRAM && bound_count != 0)
+        return dyn__fail(DYN_EINVAL, "%.100s has bounds but is no histogram", name);
     for (size_t i = 0; i < bound_count; i++)
         if (!isfinite(bounds[i]) || (i > 0 && bounds[i] <= bounds[i - 1]))
             return dyn__fail(DYN_EINVAL, "the bounds of %.100s must be finite and rise", name);
     return DYN_OK;
 }
 
-static bool same_definition(const dyn_metric *metric, enum dyn_metric_kind kind, const char *const *labels, size_t label_count,
-                            const double *bounds, size_t bound_count)
+static bool same_definition(const dyn_metric *metric, enum dyn_metric_kind kind, const char *const *labels,
+                            size_t label_count, const double *bounds, size_t bound_count)
 {
     if (metric->kind != kind || metric->label_count != label_count || metric->bound_count != bound_count) return false;
     for (size_t i = 0; i < label_count; i++)
@@ -135,8 +138,9 @@ const double *dyn_metrics_seconds(size_t *count)
     return bounds;
 }
 
-int dyn_metrics_define(dyn_metrics *self, enum dyn_metric_kind kind, const char *name, const char *help, const char *const *labels,
-                       size_t label_count, const double *bounds, size_t bound_count, dyn_metric **out)
+int dyn_metrics_define(dyn_metrics *self, enum dyn_metric_kind kind, const char *name, const char *help,
+                       const char *const *labels, size_t label_count, const double *bounds, size_t bound_count,
+                       dyn_metric **out)
 {
     if (kind == DYN_HISTOGRAM && bounds == NULL) bounds = dyn_metrics_seconds(&bound_count);
     int rc = check_definition(kind, name, labels, label_count, bounds, bound_count);
@@ -147,7 +151,8 @@ int dyn_metrics_define(dyn_metrics *self, enum dyn_metric_kind kind, const char 
         if (strcmp(self->metrics[i]->name, name) == 0) metric = self->metrics[i];
     if (metric != NULL) {
         if (!same_definition(metric, kind, labels, label_count, bounds, bound_count))
-            rc = dyn__fail(DYN_EEXIST, "the metric %.100s is defined already, with another kind, labels or bounds", name);
+            rc = dyn__fail(DYN_EEXIST, "the metric %.100s is defined already, with another kind, labels or bounds",
+                           name);
         goto done;
     }
     rc = DYN_ENOMEM;
@@ -224,7 +229,10 @@ static size_t slot_of(const dyn_metric *self, uint64_t hash, const char *const *
 static size_t character(const unsigned char *at)
 {
     if (at[0] < 0x80) return 1;
-    size_t length = at[0] >= 0xf0 && at[0] <= 0xf4 ? 4 : at[0] >= 0xe0 && at[0] < 0xf0 ? 3 : at[0] >= 0xc2 && at[0] < 0xe0 ? 2 : 0;
+    size_t length = at[0] >= 0xf0 && at[0] <= 0xf4  ? 4
+                    : at[0] >= 0xe0 && at[0] < 0xf0 ? 3
+                    : at[0] >= 0xc2 && at[0] < 0xe0 ? 2
+                                                    : 0;
     for (size_t i = 1; i < length; i++)
         if ((at[i] & 0xc0) != 0x80) return 0;
     if (length == 3 && ((at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xed && at[1] > 0x9f))) return 0;
@@ -331,7 +339,8 @@ int dyn_metric_series(dyn_metric *self, const char *const *values, dyn_series **
     int rc = find_or_make(self, values, out);
     if (*out != NULL) dyn_series_ref(*out);
     pthread_mutex_unlock(&self->lock);
-    return rc == DYN_ELIMIT ? dyn__fail(rc, "%.100s has %zu series already", self->name, self->registry->max_series) : rc;
+    return rc == DYN_ELIMIT ? dyn__fail(rc, "%.100s has %zu series already", self->name, self->registry->max_series)
+                            : rc;
 }
 
 int dyn_metric_remove(dyn_metric *self, const char *const *values)
@@ -359,7 +368,8 @@ int dyn_metric_remove(dyn_metric *self, const char *const *values)
     return DYN_OK;
 }
 
-/* A series has one reference of its metric, which keeps nothing alive, and those of users, each of which keeps the registry. */
+/* A series has one reference of its metric, which keeps nothing alive, and those of users, each of which keeps the
+ * registry. */
 dyn_series *dyn_series_ref(dyn_series *self)
 {
     atomic_fetch_add_explicit(&self->refs, 1, memory_order_relaxed);
@@ -422,8 +432,10 @@ void dyn_series_observe(dyn_series *self, double value)
     size_t low = 0, high = metric->bound_count;
     while (low < high) { /* the first bound that is not below the value */
         size_t middle = (low + high) / 2;
-        if (metric->bounds[middle] < value) low = middle + 1;
-        else high = middle;
+        if (metric->bounds[middle] < value)
+            low = middle + 1;
+        else
+            high = middle;
     }
     add_double(&self->part, value);
     atomic_fetch_add_explicit(&self->buckets[low], 1, memory_order_relaxed);
@@ -435,7 +447,8 @@ double dyn_series_value(const dyn_series *self)
     if (metric->kind != DYN_HISTOGRAM)
         return (double)atomic_load_explicit(&self->whole, memory_order_relaxed) + dyn__metrics_double(&self->part);
     uint64_t count = 0;
-    for (size_t i = 0; i <= metric->bound_count; i++) count += atomic_load_explicit(&self->buckets[i], memory_order_relaxed);
+    for (size_t i = 0; i <= metric->bound_count; i++)
+        count += atomic_load_explicit(&self->buckets[i], memory_order_relaxed);
     return (double)count;
 }
 

@@ -4,7 +4,8 @@
  *   metric   --table----> open addressing by label values; `shown` lists the series in the order of making
  *
  * I1  The numbers of a series are atomics; nothing else of it changes after it is made.
- * I2  registry->lock guards the list of metrics and of callbacks, metric->lock the table. A scrape takes them in this order.
+ * I2  registry->lock guards the list of metrics and of callbacks, metric->lock the table. A scrape takes them in
+ * this order.
  */
 #ifndef DYN_SRC_METRICS_INTERNAL_H
 #define DYN_SRC_METRICS_INTERNAL_H
@@ -20,12 +21,12 @@ struct dyn_series {
     dyn_metrics *registry; /* a reference, so that metric stays */
     uint64_t hash;
     size_t label_length;
-    char *label_text;             /* name="value",... escaped, ready for the scrape */
-    char *key;                    /* the values, each with a NUL */
+    char *label_text; /* name="value",... escaped, ready for the scrape */
+    char *key;        /* the values, each with a NUL */
     size_t key_length;
-    _Atomic uint64_t whole;       /* counted in whole numbers */
-    _Atomic uint64_t part;        /* the bits of a double: the rest of a counter, a gauge, a histogram's sum */
-    _Atomic uint64_t buckets[];   /* a histogram: bound_count + 1, not cumulative */
+    _Atomic uint64_t whole;     /* counted in whole numbers */
+    _Atomic uint64_t part;      /* the bits of a double: the rest of a counter, a gauge, a histogram's sum */
+    _Atomic uint64_t buckets[]; /* a histogram: bound_count + 1, not cumulative */
 };
 
 struct dyn_metric {

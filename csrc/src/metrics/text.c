@@ -42,8 +42,10 @@ static void put_text(struct text *text, const char *data)
 static void put_number(struct text *text, double value)
 {
     char number[40];
-    if (isnan(value)) put_text(text, "NaN");
-    else if (isinf(value)) put_text(text, value > 0 ? "+Inf" : "-Inf");
+    if (isnan(value))
+        put_text(text, "NaN");
+    else if (isinf(value))
+        put_text(text, value > 0 ? "+Inf" : "-Inf");
     else if (value == floor(value) && fabs(value) < 1e15) {
         put(text, number, (size_t)snprintf(number, sizeof(number), "%.0f", value));
     } else {
@@ -63,9 +65,12 @@ static void put_head(struct text *text, const dyn_metric *metric)
         put_text(text, metric->name);
         put_text(text, " ");
         for (const char *at = metric->help; *at != 0; at++)
-            if (*at == '\n') put(text, "\\n", 2);
-            else if (*at == '\\') put(text, "\\\\", 2);
-            else put(text, at, 1);
+            if (*at == '\n')
+                put(text, "\\n", 2);
+            else if (*at == '\\')
+                put(text, "\\\\", 2);
+            else
+                put(text, at, 1);
         put_text(text, "\n");
     }
     put_text(text, "# TYPE ");
@@ -98,7 +103,8 @@ static void put_series(struct text *text, const dyn_series *series)
         put_name(text, series, "", NULL);
         if (metric->kind == DYN_COUNTER && dyn__metrics_double(&series->part) == 0)
             put(text, number,
-                (size_t)snprintf(number, sizeof(number), "%" PRIu64, atomic_load_explicit(&series->whole, memory_order_relaxed)));
+                (size_t)snprintf(number, sizeof(number), "%" PRIu64,
+                                 atomic_load_explicit(&series->whole, memory_order_relaxed)));
         else
             put_number(text, dyn_series_value(series));
         put_text(text, "\n");
@@ -108,8 +114,10 @@ static void put_series(struct text *text, const dyn_series *series)
     for (size_t i = 0; i <= metric->bound_count; i++) {
         count += atomic_load_explicit(&series->buckets[i], memory_order_relaxed);
         struct text bound = {.data = number, .room = sizeof(number)};
-        if (i < metric->bound_count) put_number(&bound, metric->bounds[i]);
-        else put_text(&bound, "+Inf");
+        if (i < metric->bound_count)
+            put_number(&bound, metric->bounds[i]);
+        else
+            put_text(&bound, "+Inf");
         number[bound.length] = 0;
         put_name(text, series, "_bucket", number);
         put(text, number, (size_t)snprintf(number, sizeof(number), "%" PRIu64 "\n", count));
@@ -129,8 +137,9 @@ static void put_refused(struct text *text, const dyn_metrics *self)
         uint64_t refused = atomic_load_explicit(&self->metrics[i]->refused, memory_order_relaxed);
         if (refused == 0) continue;
         if (first)
-            put_text(text, "# HELP dynamo_metrics_series_refused_total Series asked for beyond the limit of their metric.\n"
-                           "# TYPE dynamo_metrics_series_refused_total counter\n");
+            put_text(text,
+                     "# HELP dynamo_metrics_series_refused_total Series asked for beyond the limit of their metric.\n"
+                     "# TYPE dynamo_metrics_series_refused_total counter\n");
         first = false;
         put_text(text, "dynamo_metrics_series_refused_total{metric=\"");
         put_text(text, self->metrics[i]->name);
@@ -200,7 +209,8 @@ static const struct {
     [RESIDENT] = {"process_resident_memory_bytes", "Resident memory size in bytes."},
     [CPU] = {"process_cpu_seconds_total", "Total user and system CPU time spent in seconds."},
     [FDS] = {"process_open_fds", "Number of open file descriptors."},
-    [STARTED] = {"process_start_time_seconds", "Start time of the process since 1970 in seconds, as far as these metrics know."},
+    [STARTED] = {"process_start_time_seconds",
+                 "Start time of the process since 1970 in seconds, as far as these metrics know."},
 };
 
 static void read_process(void *user)
@@ -215,7 +225,8 @@ static void read_process(void *user)
     FILE *file = fopen("/proc/self/statm", "r");
     unsigned long size, resident;
     if (file != NULL) {
-        if (fscanf(file, "%lu %lu", &size, &resident) == 2) figures[RESIDENT] = (double)resident * (double)sysconf(_SC_PAGESIZE);
+        if (fscanf(file, "%lu %lu", &size, &resident) == 2)
+            figures[RESIDENT] = (double)resident * (double)sysconf(_SC_PAGESIZE);
         fclose(file);
     }
     DIR *fds = opendir("/proc/self/fd");
@@ -244,8 +255,8 @@ int dyn_metrics_add_process(dyn_metrics *self)
     for (int f = 0; f < PROCESS_FIGURES; f++) {
         dyn_metric *metric;
         dyn_series *series;
-        int rc = dyn_metrics_define(self, f == CPU ? DYN_COUNTER : DYN_GAUGE, process_figures[f].name, process_figures[f].help,
-                                    NULL, 0, NULL, 0, &metric);
+        int rc = dyn_metrics_define(self, f == CPU ? DYN_COUNTER : DYN_GAUGE, process_figures[f].name,
+                                    process_figures[f].help, NULL, 0, NULL, 0, &metric);
         if (rc == DYN_OK) rc = dyn_metric_series(metric, NULL, &series);
         if (rc < 0) return rc;
         if (f == STARTED) dyn_series_set(series, (double)dyn_wall_ms() / 1e3);

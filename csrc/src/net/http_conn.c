@@ -102,7 +102,8 @@ static void on_space(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
     /* The rest of a long body goes where it belongs at once. */
     if (self->state == DYN__BODY && !self->body_chunked && !self->discard && self->stash.length == 0 &&
         self->body_left >= DYN__HTTP_READ_SPACE) {
-        *buf = uv_buf_init((char *)dyn_buf_data(x->body) + x->body_length, (unsigned)(self->body_left > 1u << 30 ? 1u << 30 : self->body_left));
+        *buf = uv_buf_init((char *)dyn_buf_data(x->body) + x->body_length,
+                           (unsigned)(self->body_left > 1u << 30 ? 1u << 30 : self->body_left));
         return;
     }
     *buf = uv_buf_init(self->server->read_space, DYN__HTTP_READ_SPACE);
@@ -453,13 +454,16 @@ static void finish(dyn__http_conn *self)
     self->first = false;
     self->since_ns = dyn_now_ns();
     if (!keep) {
-        if (!self->writing && self->out.length == 0) linger(self);
-        else self->last_answer = true; /* linger when `out` is gone */
+        if (!self->writing && self->out.length == 0)
+            linger(self);
+        else
+            self->last_answer = true; /* linger when `out` is gone */
         return;
     }
 }
 
-/* Several small requests in one read, answered at once by handlers of the loop thread: gather their answers in `out`. */
+/* Several small requests in one read, answered at once by handlers of the loop thread: gather their answers in
+ * `out`. */
 static void absorb(dyn__http_conn *self)
 {
     dyn_http_exchange *x = self->x;
@@ -480,7 +484,8 @@ static size_t parse(dyn__http_conn *self, const char *data, size_t length)
     size_t at = 0;
     self->consuming = true;
     while (at < length && may_parse(self) && !self->last_answer) {
-        at += self->state == DYN__BODY ? take_body(self, data + at, length - at) : take_head(self, data + at, length - at);
+        at += self->state == DYN__BODY ? take_body(self, data + at, length - at)
+                                       : take_head(self, data + at, length - at);
         if (at < length) absorb(self);
     }
     self->consuming = false;
@@ -677,7 +682,8 @@ void dyn__http_conn_sweep(dyn__http_conn *self, uint64_t now)
     uint64_t came;
     switch (self->state) {
     case DYN__IDLE:
-        if (over(now, self->since_ns, limits->idle_timeout_ms) || (self->first && over(now, self->since_ns, limits->header_timeout_ms)))
+        if (over(now, self->since_ns, limits->idle_timeout_ms) ||
+            (self->first && over(now, self->since_ns, limits->header_timeout_ms)))
             dyn__http_conn_close(self);
         break;
     case DYN__HEAD:
@@ -702,8 +708,10 @@ static void name_peer(dyn__http_conn *self)
     if (uv_tcp_getpeername(&self->tcp, (struct sockaddr *)&address, &length) != 0) return;
     uint16_t port = ntohs(((struct sockaddr_in *)&address)->sin_port); /* the same place in both families */
     bool six = address.ss_family == AF_INET6;
-    if (six) uv_ip6_name((struct sockaddr_in6 *)&address, host, sizeof(host));
-    else uv_ip4_name((struct sockaddr_in *)&address, host, sizeof(host));
+    if (six)
+        uv_ip6_name((struct sockaddr_in6 *)&address, host, sizeof(host));
+    else
+        uv_ip4_name((struct sockaddr_in *)&address, host, sizeof(host));
     snprintf(self->peer, sizeof(self->peer), six ? "[%s]:%u" : "%s:%u", host, port);
 }
 
@@ -734,10 +742,11 @@ dyn__http_conn *dyn__http_conn_new(dyn_http_server *server)
 
 void dyn__http_conn_accept(dyn_http_server *server, uv_stream_t *listener, bool *again)
 {
-    static const char full[] = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 119\r\n"
-                               "Retry-After: 1\r\nConnection: close\r\n\r\n"
-                               "{\"error\":{\"message\":\"too many connections; try again\",\"type\":\"service_unavailable\","
-                               "\"param\":null,\"code\":\"connections\"}}\n";
+    static const char full[] =
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 119\r\n"
+        "Retry-After: 1\r\nConnection: close\r\n\r\n"
+        "{\"error\":{\"message\":\"too many connections; try again\",\"type\":\"service_unavailable\","
+        "\"param\":null,\"code\":\"connections\"}}\n";
     dyn__http_conn *self = dyn__http_conn_new(server);
     *again = self == NULL; /* libuv holds the socket until somebody takes it: the next sweep tries */
     if (self == NULL) return;
@@ -749,7 +758,8 @@ void dyn__http_conn_accept(dyn_http_server *server, uv_stream_t *listener, bool 
     name_peer(self);
     atomic_fetch_add_explicit(&server->accepted, 1, memory_order_relaxed);
     resume_reading(self);
-    if (!self->closing && atomic_load_explicit(&server->connections, memory_order_relaxed) > server->limits.max_connections) {
+    if (!self->closing &&
+        atomic_load_explicit(&server->connections, memory_order_relaxed) > server->limits.max_connections) {
         atomic_fetch_add_explicit(&server->refused, 1, memory_order_relaxed);
         uv_buf_t buf = uv_buf_init((char *)(uintptr_t)full, sizeof(full) - 1);
         uv_try_write((uv_stream_t *)&self->tcp, &buf, 1);

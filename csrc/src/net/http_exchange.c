@@ -1,7 +1,7 @@
 /* http_exchange.c -- see dynamo/http.h and http_internal.h. What any thread may do with an exchange.
  *
- * An answer is bytes in `pending`: first the header (`head` bytes, raw), then body. The conn takes the whole buffer at a
- * time, so a chunk is whatever gathered since the last send.
+ * An answer is bytes in `pending`: first the header (`head` bytes, raw), then body. The conn takes the whole buffer
+ * at a time, so a chunk is whatever gathered since the last send.
  */
 #include <stdio.h>
 
@@ -107,7 +107,8 @@ const char *dyn_http_header(const dyn_http_exchange *self, const char *name, siz
     size_t name_length = strlen(name);
     for (size_t i = 0; i < self->field_count; i++) {
         const dyn__http_field *field = &self->fields[i];
-        if (field->name_length != name_length || memcmp(self->arena.data + field->name, name, name_length) != 0) continue;
+        if (field->name_length != name_length || memcmp(self->arena.data + field->name, name, name_length) != 0)
+            continue;
         if (length != NULL) *length = field->value_length;
         return self->arena.data + field->value;
     }
@@ -150,8 +151,8 @@ dyn_loop *dyn_http_loop(const dyn_http_exchange *self)
 
 /* ---- the answer -------------------------------------------------------------------------------- */
 
-/* With the lock held; it is given back. Have the conn send what is pending: at the end of this turn when we are the loop
- * thread, by a posted task else. */
+/* With the lock held; it is given back. Have the conn send what is pending: at the end of this turn when we are the
+ * loop thread, by a posted task else. */
 static void unlock_and_flush(dyn_http_exchange *self)
 {
     dyn__http_conn *conn = self->conn;
@@ -188,9 +189,11 @@ int dyn_http_set_header(dyn_http_exchange *self, const char *name, const char *v
 {
     static const char *const ours[] = {"content-length", "transfer-encoding", "connection", "date", "keep-alive"};
     if (!is_token(name) || !is_plain(value))
-        return dyn__fail(DYN_EINVAL, "header field \"%.60s\": its name must be a token, its value without control characters", name);
+        return dyn__fail(
+            DYN_EINVAL, "header field \"%.60s\": its name must be a token, its value without control characters", name);
     for (size_t i = 0; i < DYN__COUNT(ours); i++)
-        if (strcasecmp(name, ours[i]) == 0) return dyn__fail(DYN_EINVAL, "the server writes the header field %s itself", ours[i]);
+        if (strcasecmp(name, ours[i]) == 0)
+            return dyn__fail(DYN_EINVAL, "the server writes the header field %s itself", ours[i]);
     size_t name_length = strlen(name), value_length = strlen(value);
     int rc = DYN_EBUSY;
     pthread_mutex_lock(&self->lock);
@@ -212,7 +215,8 @@ static int put_header(dyn_http_exchange *self, int status, const char *type, int
     size_t type_length = type != NULL ? strlen(type) : 0, origin_length = origin != NULL ? strlen(origin) : 0;
     size_t id_length = strlen(self->request_id);
     if (status < 200 || status > 599) return dyn__fail(DYN_EINVAL, "status %d: must be 200 to 599", status);
-    if (type != NULL && !is_plain(type)) return dyn__fail(DYN_EINVAL, "a content type must not have control characters");
+    if (type != NULL && !is_plain(type))
+        return dyn__fail(DYN_EINVAL, "a content type must not have control characters");
     if (self->begun) return DYN_EBUSY;
     if (self->conn == NULL) return DYN_ECLOSED;
     if (dyn__bytes_need(&self->pending, 512 + type_length + origin_length + id_length + self->extra.length + more) < 0)
@@ -242,7 +246,8 @@ static int put_header(dyn_http_exchange *self, int status, const char *type, int
     }
     if (self->chunked) PUT("\r\nTransfer-Encoding: chunked");
     if (!stream && !bodiless)
-        dyn__bytes_put(out, number, (size_t)snprintf(number, sizeof(number), "\r\nContent-Length: %lld", (long long)length));
+        dyn__bytes_put(out, number,
+                       (size_t)snprintf(number, sizeof(number), "\r\nContent-Length: %lld", (long long)length));
     if (stream && type != NULL && strncmp(type, "text/event-stream", 17) == 0) PUT("\r\nCache-Control: no-cache");
     if (!self->keep_alive)
         PUT("\r\nConnection: close");
@@ -284,7 +289,8 @@ int dyn_http_respond(dyn_http_exchange *self, int status, const char *type, cons
     return DYN_OK;
 }
 
-int dyn_http_fail(dyn_http_exchange *self, int status, const char *message, const char *type, const char *param, const char *code)
+int dyn_http_fail(dyn_http_exchange *self, int status, const char *message, const char *type, const char *param,
+                  const char *code)
 {
     dyn__bytes body = {0};
     int rc = dyn__http_error_body(&body, status, message, type, param, code);
@@ -381,14 +387,14 @@ void dyn_http_abort(dyn_http_exchange *self)
 }
 
 /* Read one thing of a const exchange under its lock. */
-#define GETTER(result, name, expression)                                                           \
-    result name(const dyn_http_exchange *self)                                                     \
-    {                                                                                              \
-        pthread_mutex_t *lock = (pthread_mutex_t *)(uintptr_t)&self->lock;                         \
-        pthread_mutex_lock(lock);                                                                  \
-        result value = (expression);                                                               \
-        pthread_mutex_unlock(lock);                                                                \
-        return value;                                                                              \
+#define GETTER(result, name, expression)                                   \
+    result name(const dyn_http_exchange *self)                             \
+    {                                                                      \
+        pthread_mutex_t *lock = (pthread_mutex_t *)(uintptr_t)&self->lock; \
+        pthread_mutex_lock(lock);                                          \
+        result value = (expression);                                       \
+        pthread_mutex_unlock(lock);                                        \
+        return value;                                                      \
     }
 GETTER(size_t, dyn_http_pending, self->pending.length + self->in_flight)
 GETTER(bool, dyn_http_congested, self->want_drain)

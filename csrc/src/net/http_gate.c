@@ -3,8 +3,8 @@
  *   first --x--> in line --CR--> saw CR --LF--> line start --x--> in line
  *                                               line start --CR--> last CR --LF--> end
  *
- * Parsers differ in what else they take for the end of a line; smuggled requests live in that difference. Here a bare CR, a
- * bare LF, a folded line or a NUL is refused.
+ * Parsers differ in what else they take for the end of a line; smuggled requests live in that difference. Here a
+ * bare CR, a bare LF, a folded line or a NUL is refused.
  */
 #include "net/http_parse.h"
 

@@ -73,7 +73,8 @@ static void set_request_id(dyn_http_exchange *x)
     x->request_id[32] = 0;
 }
 
-int dyn__http_check_head(dyn__http_conn *conn, enum dyn__http_body *body, uint64_t *size, bool *wants_100, const char **message)
+int dyn__http_check_head(dyn__http_conn *conn, enum dyn__http_body *body, uint64_t *size, bool *wants_100,
+                         const char **message)
 {
     dyn_http_exchange *x = conn->x;
     dyn_http_server *server = conn->server;
@@ -99,7 +100,8 @@ int dyn__http_check_head(dyn__http_conn *conn, enum dyn__http_body *body, uint64
             if (strcmp(name, "expect") == 0) expect = value;
             break;
         case 10:
-            if (strcmp(name, "connection") == 0) close |= has_word(value, "close"), keep |= has_word(value, "keep-alive");
+            if (strcmp(name, "connection") == 0)
+                close |= has_word(value, "close"), keep |= has_word(value, "keep-alive");
             break;
         case 14:
             if (strcmp(name, "content-length") == 0) length_twice = length != NULL, length = value;
@@ -132,7 +134,8 @@ int dyn__http_check_head(dyn__http_conn *conn, enum dyn__http_body *body, uint64
         *body = DYN__CHUNKED;
         if (!DYN__HTTP_EXACT_CHUNKS) x->keep_alive = false;
     }
-    if (expect != NULL && strcasecmp(expect, "100-continue") != 0) REFUSE(417, "the only expectation known here is 100-continue");
+    if (expect != NULL && strcasecmp(expect, "100-continue") != 0)
+        REFUSE(417, "the only expectation known here is 100-continue");
     *wants_100 = expect != NULL && minor == 1 && *body != DYN__NO_BODY;
     return 0;
 #undef REFUSE

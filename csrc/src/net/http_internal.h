@@ -5,7 +5,8 @@
  *              out, flight      pending   (bytes of the answer, under the exchange's lock)
  *
  *   states of a conn:  idle -> head -> body -> busy -> idle ...            busy: its exchange is with the route
- *                        any of them -> linger -> closed                   linger: answered, reading off what still comes
+ *                        any of them -> linger -> closed                   linger: answered, reading off what still
+ *                        comes
  *
  * I1  A conn has an exchange exactly in the states head, body and busy.
  * I2  exchange->conn is set and cleared on the loop thread, under exchange->lock; who holds the lock and sees it
@@ -29,7 +30,7 @@ typedef struct dyn__bytes {
     char *data;
     size_t length, room;
 } dyn__bytes;
-int dyn__bytes_need(dyn__bytes *self, size_t more); /* room for `more` after length; DYN_ENOMEM */
+int dyn__bytes_need(dyn__bytes *self, size_t more);   /* room for `more` after length; DYN_ENOMEM */
 void dyn__bytes_empty(dyn__bytes *self, size_t keep); /* length 0; the memory goes too when it is more than `keep` */
 void dyn__bytes_free(dyn__bytes *self);
 static inline void dyn__bytes_put(dyn__bytes *self, const void *data, size_t length) /* after need() */
@@ -53,7 +54,7 @@ typedef struct dyn__http_route {
     dyn_mailbox *box; /* or by mail */
     void *owner;
     dyn_mail *last; /* for the owner when the route goes */
-    dyn_buf *body; /* or a fixed answer */
+    dyn_buf *body;  /* or a fixed answer */
     size_t body_length;
     int status;
     char *type;
@@ -125,7 +126,7 @@ struct dyn_http_exchange {
     size_t in_flight; /* bytes in the conn's hands; `pending` of the public header is both */
     int status;
     bool begun, ended, aborted, chunked, no_body, close_after;
-    bool closed;     /* the client left, as far as we know */
+    bool closed; /* the client left, as far as we know */
     bool posted, want_drain, reserved;
     dyn_mailbox *watch_box;
     dyn_mail watch_mail;
@@ -153,17 +154,17 @@ struct dyn__http_conn {
     int gate;
     bool first, reading, writing, closing, dirty, consuming, eof, last_sent;
     bool last_answer; /* close when `out` is gone */
-    bool last_name; /* the parser's last piece was of a name */
-    bool discard;   /* the body is read off, not kept: the answer is known */
-    int refusal;    /* that answer's status, when discard */
+    bool last_name;   /* the parser's last piece was of a name */
+    bool discard;     /* the body is read off, not kept: the answer is known */
+    int refusal;      /* that answer's status, when discard */
     size_t head_bytes;
-    uint64_t body_left;   /* Content-Length: still to come */
+    uint64_t body_left;     /* Content-Length: still to come */
     uint64_t body_overhead; /* chunked: bytes that were not body */
     bool body_chunked;
-    uint64_t since_ns;    /* when the state began; linger: ends */
-    size_t stuck_at;      /* uv's queue size when the last sweep looked */
+    uint64_t since_ns; /* when the state began; linger: ends */
+    size_t stuck_at;   /* uv's queue size when the last sweep looked */
     uint64_t stuck_since_ns;
-    dyn__bytes stash;     /* read, not parsed yet */
+    dyn__bytes stash; /* read, not parsed yet */
     size_t stash_used;
     dyn__bytes out, out_flight, flight; /* whole answers and 100s; those in the kernel's queue; a taken `pending` */
     char chunk_head[24];
@@ -187,21 +188,24 @@ void dyn__http_conn_close(dyn__http_conn *self);
 void dyn__http_conn_sweep(dyn__http_conn *self, uint64_t now);
 void dyn__http_conn_read(dyn__http_conn *self, const char *data, size_t length); /* as if it had come from the socket */
 /* http_head.c */
-/* Look at a complete head: 0, or the status and message of a refusal. Sets the exchange's path, body, keep-alive; *body:
- * what follows. */
+/* Look at a complete head: 0, or the status and message of a refusal. Sets the exchange's path, body, keep-alive;
+ * *body: what follows. */
 enum dyn__http_body { DYN__NO_BODY, DYN__SIZED, DYN__CHUNKED };
-int dyn__http_check_head(dyn__http_conn *conn, enum dyn__http_body *body, uint64_t *size, bool *wants_100, const char **message);
+int dyn__http_check_head(dyn__http_conn *conn, enum dyn__http_body *body, uint64_t *size, bool *wants_100,
+                         const char **message);
 /* http_server.c */
 void dyn__http_server_unref(dyn_http_server *server);
 void dyn__http_server_conn_gone(dyn_http_server *server);
 /* NULL when there is none; then `allow` (128 bytes) lists the methods that this path has. Borrowed. */
-dyn__http_route *dyn__http_find(dyn_http_server *server, const char *method, const char *path, size_t length, char *allow);
+dyn__http_route *dyn__http_find(dyn_http_server *server, const char *method, const char *path, size_t length,
+                                char *allow);
 void dyn__http_route_unref(dyn__http_route *route);
 void dyn__http_dispatch(dyn_http_exchange *x);
 /* http_text.c */
 void dyn__http_date(dyn_http_server *server, char out[30]);
 size_t dyn__http_status_line(int status, const char **line); /* "HTTP/1.1 200 OK\r\n" */
-int dyn__http_error_body(dyn__bytes *out, int status, const char *message, const char *type, const char *param, const char *code);
+int dyn__http_error_body(dyn__bytes *out, int status, const char *message, const char *type, const char *param,
+                         const char *code);
 bool dyn__http_key_matches(const char *given, size_t length, const char *key, size_t key_length);
 
 #endif

@@ -14,12 +14,12 @@ static dyn__http_parser *self_of(raw_parser *raw)
     return DYN__CONTAINER(raw, dyn__http_parser, raw);
 }
 
-#define SINK(name)                                                                                 \
-    static int name(raw_parser *raw, const char *data, size_t length)                              \
-    {                                                                                              \
-        dyn__http_parser *self = self_of(raw);                                                     \
-        self->status = self->name(self->user, data, length);                                       \
-        return self->status != 0 ? -1 : 0;                                                         \
+#define SINK(name)                                                    \
+    static int name(raw_parser *raw, const char *data, size_t length) \
+    {                                                                 \
+        dyn__http_parser *self = self_of(raw);                        \
+        self->status = self->name(self->user, data, length);          \
+        return self->status != 0 ? -1 : 0;                            \
     }
 SINK(on_url)
 SINK(on_name)
@@ -32,7 +32,8 @@ static int on_trailer(dyn__http_parser *self)
     return 0;
 }
 
-/* Fields behind the last chunk are dropped: nothing here has a use for them, and a trailer must never pass for a header. */
+/* Fields behind the last chunk are dropped: nothing here has a use for them, and a trailer must never pass for a
+ * header. */
 static int on_field_name(raw_parser *raw, const char *data, size_t length)
 {
     return self_of(raw)->head_done ? on_trailer(self_of(raw)) : on_name(raw, data, length);

@@ -46,7 +46,14 @@ const char *dyn__http_parser_method(const dyn__http_parser *self);
 /* The gate: lines end in CR LF, nothing else; no line begins with a blank; no NUL.
  * state    0 before the first byte.
  * Returns how many bytes belong to the head (state is DYN__HTTP_HEAD_END at its end), or -1 to refuse. */
-enum { DYN__HTTP_LINE_FIRST = 0, DYN__HTTP_IN_LINE, DYN__HTTP_SAW_CR, DYN__HTTP_LINE_START, DYN__HTTP_LAST_CR, DYN__HTTP_HEAD_END };
+enum {
+    DYN__HTTP_LINE_FIRST = 0,
+    DYN__HTTP_IN_LINE,
+    DYN__HTTP_SAW_CR,
+    DYN__HTTP_LINE_START,
+    DYN__HTTP_LAST_CR,
+    DYN__HTTP_HEAD_END
+};
 ptrdiff_t dyn__http_gate(int *state, const char *data, size_t length);
 
 #endif

@@ -1,7 +1,7 @@
 /* http_server.c -- see dynamo/http.h and http_internal.h: listening, routes, stopping.
  *
- * Handles on the loop: one timer that sweeps for what is late, and a prepare and a check handle that send what conns gathered
- * in this turn. They are open from the first listen to the stop.
+ * Handles on the loop: one timer that sweeps for what is late, and a prepare and a check handle that send what conns
+ * gathered in this turn. They are open from the first listen to the stop.
  */
 #include <netdb.h>
 #include <stdio.h>
@@ -42,15 +42,18 @@ int dyn_http_server_new(dyn_http_server **out, dyn_loop *loop, const dyn_http_se
     DEFAULT(write_timeout_ms, 30000);
 #undef DEFAULT
     if (limits.max_header_bytes > 16 << 20 || limits.max_url_bytes > 16 << 20)
-        return dyn__fail(DYN_EINVAL, "header limit %u, url limit %u: at most 16 MiB", limits.max_header_bytes, limits.max_url_bytes);
+        return dyn__fail(DYN_EINVAL, "header limit %u, url limit %u: at most 16 MiB", limits.max_header_bytes,
+                         limits.max_url_bytes);
     if (limits.low_water_bytes > limits.max_pending_bytes)
-        return dyn__fail(DYN_EINVAL, "low_water_bytes %zu is over max_pending_bytes %zu", limits.low_water_bytes, limits.max_pending_bytes);
+        return dyn__fail(DYN_EINVAL, "low_water_bytes %zu is over max_pending_bytes %zu", limits.low_water_bytes,
+                         limits.max_pending_bytes);
     if (limits.max_body_bytes > (size_t)1 << 40)
         return dyn__fail(DYN_EINVAL, "max_body_bytes %zu: at most 1 TiB", limits.max_body_bytes);
     for (const char *at = key; at != NULL && *at != 0; at++)
         if (*at <= ' ' || *at > '~') return dyn__fail(DYN_EINVAL, "the api key may have visible ASCII characters only");
     for (const char *at = origin; at != NULL && *at != 0; at++)
-        if (*at <= ' ' || *at > '~') return dyn__fail(DYN_EINVAL, "allow_origin may have visible ASCII characters only");
+        if (*at <= ' ' || *at > '~')
+            return dyn__fail(DYN_EINVAL, "allow_origin may have visible ASCII characters only");
     if (key != NULL && *key == 0) return dyn__fail(DYN_EINVAL, "the api key is empty: leave it out to have none");
 
     dyn_http_server *self = dyn__calloc(1, sizeof(*self));
@@ -285,7 +288,8 @@ static int stop_here(void *arg)
     if (self->handles_open && !call->cut) uv_timer_start(&self->sweep, on_sweep, 0, 20);
     for (dyn__http_conn *conn = self->all, *next; conn != NULL; conn = next) {
         next = conn->next;
-        if (call->cut || (conn->state == DYN__IDLE && conn->out.length == 0 && !conn->writing)) dyn__http_conn_close(conn);
+        if (call->cut || (conn->state == DYN__IDLE && conn->out.length == 0 && !conn->writing))
+            dyn__http_conn_close(conn);
     }
     if (call->cut) drop_routes(self);
     maybe_stopped(self);
@@ -310,9 +314,16 @@ void dyn_http_server_stats(const dyn_http_server *self, dyn_http_stats *out)
 {
 #define GET(member) atomic_load_explicit(&((dyn_http_server *)(uintptr_t)self)->member, memory_order_relaxed)
     *out = (dyn_http_stats){
-        .accepted = GET(accepted), .refused = GET(refused), .requests = GET(requests), .malformed = GET(malformed),
-        .timed_out = GET(timed_out), .cut = GET(cut), .bytes_in = GET(bytes_in), .bytes_out = GET(bytes_out),
-        .connections = GET(connections), .body_bytes = GET(body_bytes),
+        .accepted = GET(accepted),
+        .refused = GET(refused),
+        .requests = GET(requests),
+        .malformed = GET(malformed),
+        .timed_out = GET(timed_out),
+        .cut = GET(cut),
+        .bytes_in = GET(bytes_in),
+        .bytes_out = GET(bytes_out),
+        .connections = GET(connections),
+        .body_bytes = GET(body_bytes),
     };
     for (size_t i = 0; i < DYN__COUNT(out->answers); i++) out->answers[i] = GET(answers[i]);
 #undef GET
@@ -376,10 +387,12 @@ dyn__http_route *dyn__http_find(dyn_http_server *self, const char *method, const
     for (size_t i = 0; i < self->route_count; i++) {
         dyn__http_route *route = self->routes[i];
         if (!fits(route, path, length)) continue;
-        if (route->method[0] != '*' && strcmp(route->method, method) != 0 && !(head && strcmp(route->method, "GET") == 0)) {
+        if (route->method[0] != '*' && strcmp(route->method, method) != 0 &&
+            !(head && strcmp(route->method, "GET") == 0)) {
             bool get = strcmp(route->method, "GET") == 0;
             if (strstr(allow, route->method) == NULL && used + sizeof(route->method) + 10 < 128)
-                used += (size_t)snprintf(allow + used, 128 - used, "%s%s%s", used ? ", " : "", route->method, get ? ", HEAD" : "");
+                used += (size_t)snprintf(allow + used, 128 - used, "%s%s%s", used ? ", " : "", route->method,
+                                         get ? ", HEAD" : "");
             continue;
         }
         bool exact = !(route->flags & DYN_HTTP_PREFIX);
@@ -476,7 +489,8 @@ static int add(dyn_http_server *self, const char *method, const char *path, dyn_
     route->refs = 1;
     route->path = NULL;
     if (strlen(method) >= sizeof(route->method) || *method == 0 || path[0] != '/' || (route->flags & ~7u)) {
-        rc = dyn__fail(DYN_EINVAL, "route %.20s %.200s: needs a method, a path that begins with '/', and known flags", method, path);
+        rc = dyn__fail(DYN_EINVAL, "route %.20s %.200s: needs a method, a path that begins with '/', and known flags",
+                       method, path);
         goto fail;
     }
     strcpy(route->method, method);
@@ -494,19 +508,20 @@ fail:
     return rc;
 }
 
-int dyn_http_route(dyn_http_server *self, const char *method, const char *path, unsigned flags, dyn_http_handler handler,
-                   void *user)
+int dyn_http_route(dyn_http_server *self, const char *method, const char *path, unsigned flags,
+                   dyn_http_handler handler, void *user)
 {
     return add(self, method, path, (dyn__http_route){.flags = flags, .handler = handler, .user = user});
 }
 
-int dyn_http_route_mail(dyn_http_server *self, const char *method, const char *path, unsigned flags, dyn_mailbox *box, void *owner)
+int dyn_http_route_mail(dyn_http_server *self, const char *method, const char *path, unsigned flags, dyn_mailbox *box,
+                        void *owner)
 {
     return add(self, method, path, (dyn__http_route){.flags = flags, .box = dyn_mailbox_ref(box), .owner = owner});
 }
 
-int dyn_http_route_static(dyn_http_server *self, const char *path, unsigned flags, int status, const char *type, const void *body,
-                          size_t length)
+int dyn_http_route_static(dyn_http_server *self, const char *path, unsigned flags, int status, const char *type,
+                          const void *body, size_t length)
 {
     dyn__http_route route = {.flags = flags, .status = status, .body_length = length};
     if (status < 200 || status > 599) return dyn__fail(DYN_EINVAL, "status %d: must be 200 to 599", status);

@@ -29,26 +29,30 @@ void dyn__bytes_free(dyn__bytes *self)
     *self = (dyn__bytes){0};
 }
 
-#define STATUS_MAP(X)                                                                              \
-    X(100, "Continue") X(200, "OK") X(201, "Created") X(202, "Accepted") X(204, "No Content")      \
-    X(206, "Partial Content") X(301, "Moved Permanently") X(302, "Found") X(303, "See Other")      \
-    X(304, "Not Modified") X(307, "Temporary Redirect") X(308, "Permanent Redirect")               \
-    X(400, "Bad Request") X(401, "Unauthorized") X(403, "Forbidden") X(404, "Not Found")           \
-    X(405, "Method Not Allowed") X(406, "Not Acceptable") X(408, "Request Timeout")                \
-    X(409, "Conflict") X(410, "Gone") X(411, "Length Required") X(412, "Precondition Failed")      \
-    X(413, "Content Too Large") X(414, "URI Too Long") X(415, "Unsupported Media Type")            \
-    X(417, "Expectation Failed") X(418, "I'm a teapot") X(421, "Misdirected Request")              \
-    X(422, "Unprocessable Content") X(424, "Failed Dependency") X(426, "Upgrade Required")         \
-    X(428, "Precondition Required") X(429, "Too Many Requests")                                    \
-    X(431, "Request Header Fields Too Large") X(451, "Unavailable For Legal Reasons")              \
-    X(499, "Client Closed Request") X(500, "Internal Server Error") X(501, "Not Implemented")      \
-    X(502, "Bad Gateway") X(503, "Service Unavailable") X(504, "Gateway Timeout")                  \
-    X(505, "HTTP Version Not Supported") X(507, "Insufficient Storage") X(529, "Overloaded")
+#define STATUS_MAP(X)                                                                                                  \
+    X(100, "Continue")                                                                                                 \
+    X(200, "OK")                                                                                                       \
+    X(201, "Created") X(202, "Accepted") X(204, "No Content") X(206, "Partial Content") X(301, "Moved Permanently")    \
+        X(302, "Found") X(303, "See Other") X(304, "Not Modified") X(307, "Temporary Redirect")                        \
+            X(308, "Permanent Redirect") X(400, "Bad Request") X(401, "Unauthorized") X(403, "Forbidden")              \
+                X(404, "Not Found") X(405, "Method Not Allowed") X(406, "Not Acceptable") X(408, "Request Timeout")    \
+                    X(409, "Conflict") X(410, "Gone") X(411, "Length Required") X(412, "Precondition Failed")          \
+                        X(413, "Content Too Large") X(414, "URI Too Long") X(415, "Unsupported Media Type")            \
+                            X(417, "Expectation Failed") X(418, "I'm a teapot") X(421, "Misdirected Request")          \
+                                X(422, "Unprocessable Content") X(424, "Failed Dependency") X(426, "Upgrade Required") \
+                                    X(428, "Precondition Required") X(429, "Too Many Requests")                        \
+                                        X(431, "Request Header Fields Too Large")                                      \
+                                            X(451, "Unavailable For Legal Reasons") X(499, "Client Closed Request")    \
+                                                X(500, "Internal Server Error") X(501, "Not Implemented")              \
+                                                    X(502, "Bad Gateway") X(503, "Service Unavailable")                \
+                                                        X(504, "Gateway Timeout") X(505, "HTTP Version Not Supported") \
+                                                            X(507, "Insufficient Storage") X(529, "Overloaded")
 
 const char *dyn_http_reason(int status)
 {
     switch (status) {
-#define X(number, text) case number: return text;
+#define X(number, text) \
+    case number: return text;
         STATUS_MAP(X)
 #undef X
     default: return "Unknown";
@@ -58,7 +62,7 @@ const char *dyn_http_reason(int status)
 size_t dyn__http_status_line(int status, const char **line)
 {
     switch (status) {
-#define X(number, text)                                                                            \
+#define X(number, text) \
     case number: *line = "HTTP/1.1 " #number " " text "\r\n"; return sizeof("HTTP/1.1 " #number " " text "\r\n") - 1;
         STATUS_MAP(X)
 #undef X
@@ -69,15 +73,16 @@ size_t dyn__http_status_line(int status, const char **line)
 void dyn__http_date(dyn_http_server *server, char out[30])
 {
     static const char days[][4] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
-    static const char months[][4] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+    static const char months[][4] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                     "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
     int64_t now = (int64_t)(dyn_wall_ms() / 1000);
     pthread_mutex_lock(&server->date_lock);
     if (now != server->date_second) {
         time_t second = (time_t)now;
         struct tm utc;
         gmtime_r(&second, &utc); /* not strftime: it speaks the locale's language */
-        snprintf(server->date, sizeof(server->date), "%s, %02d %s %04d %02d:%02d:%02d GMT", days[utc.tm_wday], utc.tm_mday,
-                 months[utc.tm_mon], (utc.tm_year + 1900) % 10000, utc.tm_hour, utc.tm_min, utc.tm_sec);
+        snprintf(server->date, sizeof(server->date), "%s, %02d %s %04d %02d:%02d:%02d GMT", days[utc.tm_wday],
+                 utc.tm_mday, months[utc.tm_mon], (utc.tm_year + 1900) % 10000, utc.tm_hour, utc.tm_min, utc.tm_sec);
         server->date_second = now;
     }
     memcpy(out, server->date, 30);
@@ -114,7 +119,8 @@ static const char *type_of(int status)
     }
 }
 
-int dyn__http_error_body(dyn__bytes *out, int status, const char *message, const char *type, const char *param, const char *code)
+int dyn__http_error_body(dyn__bytes *out, int status, const char *message, const char *type, const char *param,
+                         const char *code)
 {
     if (type == NULL) type = type_of(status);
     size_t room = 96 + 6 * (strlen(message) + strlen(type) + (param ? strlen(param) : 4) + (code ? strlen(code) : 4));
@@ -125,11 +131,15 @@ int dyn__http_error_body(dyn__bytes *out, int status, const char *message, const
     PUT(",\"type\":");
     put_json_text(out, type);
     PUT(",\"param\":");
-    if (param != NULL) put_json_text(out, param);
-    else PUT("null");
+    if (param != NULL)
+        put_json_text(out, param);
+    else
+        PUT("null");
     PUT(",\"code\":");
-    if (code != NULL) put_json_text(out, code);
-    else PUT("null");
+    if (code != NULL)
+        put_json_text(out, code);
+    else
+        PUT("null");
     PUT("}}");
 #undef PUT
     return DYN_OK;
