@@ -7,6 +7,10 @@ from numpy.typing import NDArray
 _Ids = Sequence[int] | NDArray[np.uint32] | Any
 
 class Vocab:
+    @classmethod
+    def from_table(
+        cls, data: bytes, ends: NDArray[np.uint32], flags: NDArray[np.uint8], strip_leading_space: bool = False
+    ) -> Vocab: ...
     def __init__(
         self, tokens: Sequence[bytes], special: Iterable[int] = (), *, strip_leading_space: bool = False
     ) -> None: ...

@@ -27,6 +27,21 @@ cdef class Vocab:
         A text that begins with a space loses it (SentencePiece adds one).
     """
 
+    @classmethod
+    def from_table(cls, data, ends, flags, strip_leading_space=False):
+        """From columns: the bytes of all tokens, where each one ends (uint32), their flags (uint8, 1: special)."""
+        cdef const uint8_t[::1] data_view = data
+        cdef const uint32_t[::1] end_view = ends
+        cdef const uint8_t[::1] flag_view = flags
+        cdef Vocab self = cls.__new__(cls)
+        cdef size_t count = end_view.shape[0], size = data_view.shape[0]
+        if <size_t>flag_view.shape[0] != count:
+            raise ValueError(f"{count} ends and {flag_view.shape[0]} flags")
+        check(dyn_vocab_new(&self.ptr, &data_view[0] if size else NULL, size, &end_view[0] if count else NULL,
+                            &flag_view[0] if count else NULL, count,
+                            DYN_VOCAB_STRIP_SPACE if strip_leading_space else 0))
+        return self
+
     def __init__(self, tokens, special=(), *, bint strip_leading_space=False):
         if self.ptr != NULL:
             raise TypeError("a Vocab cannot be made twice")

@@ -19,6 +19,7 @@
 #define DYNAMO_SERVE_H
 
 #include "dynamo/http.h"
+#include "dynamo/metrics.h"
 #include "dynamo/service.h"
 #include "dynamo/tokens.h"
 
@@ -39,13 +40,6 @@ enum dyn_finish {
     DYN_FINISH_FILTER, /* "content_filter" */
     DYN_FINISH_TOOLS,  /* "tool_calls" */
 };
-
-/* Called on the loop thread; must not block. Members may be NULL. */
-typedef struct dyn_answer_meter {
-    void *user;                                                /* borrowed while the answer lives */
-    void (*first)(void *user, double seconds);                 /* request arrived -> first token of a choice */
-    void (*between)(void *user, double seconds, uint32_t tokens); /* time per token since the one before; how many */
-} dyn_answer_meter;
 
 /* Everything is borrowed for the call; texts are UTF-8 and zero-terminated. */
 typedef struct dyn_answer_options {
@@ -68,7 +62,9 @@ typedef struct dyn_answer_options {
     dyn_slice preamble;  /* SSE bytes that go first (annotations); ignored without stream */
     dyn_slice extra;     /* JSON members that the body ends with, as in "nvext":{...}; ignored with stream */
     size_t max_bytes;    /* of text and log probabilities that are kept for a body; 0: 64 MiB */
-    const dyn_answer_meter *meter; /* copied; NULL: none */
+    /* Counted on, a reference is taken; NULL: not counted. Seconds from the request to the first token of a choice; seconds per
+     * token since the one before; tokens. */
+    dyn_series *first, *between, *tokens;
 } dyn_answer_options;
 
 typedef struct dyn_answer_choice {

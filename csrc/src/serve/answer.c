@@ -37,6 +37,9 @@ void dyn_answer_unref(dyn_answer *self)
     dyn_mailbox_unref(self->box);
     dyn_vocab_unref(self->vocab);
     dyn_stops_unref(self->stops);
+    dyn_series_unref(self->first);
+    dyn_series_unref(self->between);
+    dyn_series_unref(self->tokens);
     dyn__free(self->stop_ids);
     dyn__json_free(&self->head);
     dyn__json_free(&self->extra);
@@ -140,7 +143,9 @@ int dyn_answer_new_take(dyn_answer **out, dyn_http_exchange *x, const dyn_answer
     self->vocab = options->vocab == NULL ? NULL : dyn_vocab_ref(options->vocab);
     self->stops = options->stops == NULL ? NULL : dyn_stops_ref(options->stops);
     self->max_bytes = options->max_bytes != 0 ? options->max_bytes : (size_t)64 << 20;
-    if (options->meter != NULL) self->meter = *options->meter;
+    self->first = options->first == NULL ? NULL : dyn_series_ref(options->first);
+    self->between = options->between == NULL ? NULL : dyn_series_ref(options->between);
+    self->tokens = options->tokens == NULL ? NULL : dyn_series_ref(options->tokens);
     self->summary.started_ns = dyn_http_started_ns(x);
     self->done = (dyn_answer_mail){.mail = {.owner = owner, .drop = drop_mail}, .kind = DYN_ANSWER_DONE, .answer = self,
                                    .type = "", .text = ""};
@@ -403,13 +408,14 @@ static void measure(dyn_answer *self, struct choice *choice, struct attempt *att
         choice->summary.first_ns = now;
         if (attempt->hooks.on_first != NULL) attempt->hooks.on_first(attempt->hooks.user);
     }
+    if (self->tokens != NULL) dyn_series_count(self->tokens, tokens);
     if (choice->last_ns == 0) {
-        if (self->meter.first != NULL) self->meter.first(self->meter.user, (double)(now - self->summary.started_ns) * 1e-9);
+        if (self->first != NULL) dyn_series_observe(self->first, (double)(now - self->summary.started_ns) * 1e-9);
         tokens--;
         choice->last_ns = now;
     }
-    if (tokens > 0 && self->meter.between != NULL)
-        self->meter.between(self->meter.user, (double)(now - choice->last_ns) * 1e-9 / tokens, tokens);
+    double each = tokens > 0 ? (double)(now - choice->last_ns) * 1e-9 / tokens : 0;
+    for (uint32_t i = 0; i < tokens && self->between != NULL; i++) dyn_series_observe(self->between, each);
     choice->last_ns = now;
     if (self->summary.first_ns == 0) self->summary.first_ns = now;
     self->summary.last_ns = now;
@@ -469,7 +475,8 @@ static void on_item(void *user, const uint8_t *bytes, size_t size)
         struct dyn__item item;
         if (choice->attempt == NULL && dyn__item_read(bytes, size, &item) == DYN_OK) note(choice, &item);
     }
-    pay(self, attempt, size);
+    uint8_t prefix[DYN_WIRE_VARINT_MAX];
+    pay(self, attempt, size + dyn_varint_write(prefix, size)); /* the window counts an item with its size before it */
     release(attempt);
 }
 

@@ -70,7 +70,7 @@ struct dyn_answer {
     size_t stop_id_count, max_bytes, kept;
     struct json head;     /* {"id":..,"object":..,"created":..,"model":.., */
     struct json extra, preamble, headers; /* headers: name NUL value NUL ... */
-    dyn_answer_meter meter;
+    dyn_series *first, *between, *tokens; /* references or NULL */
     struct json out;      /* what is to be written next */
     dyn_text decoded, shown;
     uint32_t choice_count, finished, attempts;

@@ -3,8 +3,8 @@
 
 #include "serve/item.h"
 
-/* dtype codes of arrays on the wire (extension type 1), of those that can be token ids */
-enum { ARRAY_EXT = 1 };
+/* Arrays on the wire are extension type 1: a byte for the dtype, then little-endian numbers. These can be token ids. */
+enum { ARRAY_EXT = 1, INT32 = 5, UINT32 = 6, INT64 = 7, UINT64 = 8 };
 
 static bool nil(struct cursor *at)
 {
@@ -228,8 +228,7 @@ static int read_map(struct cursor *at, struct dyn__item *out, bool annotated)
                 size_t bytes;
                 good = dyn__cursor_ext(at, &type, &raw, &bytes) && type == ARRAY_EXT && bytes > 0;
                 if (good) {
-                    /* numpy's own letters: 'I' uint32, 'q' int64 */
-                    out->raw_width = raw[0] == 'I' || raw[0] == 'i' ? 4 : raw[0] == 'q' || raw[0] == 'Q' ? 8 : 0;
+                    out->raw_width = raw[0] == INT32 || raw[0] == UINT32 ? 4 : raw[0] == INT64 || raw[0] == UINT64 ? 8 : 0;
                     good = out->raw_width != 0 && (bytes - 1) % out->raw_width == 0;
                     out->raw = raw + 1;
                     out->token_count = good ? (uint32_t)((bytes - 1) / out->raw_width) : 0;
