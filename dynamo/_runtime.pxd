@@ -1,6 +1,7 @@
 from libc.stdint cimport uint64_t
 
 from dynamo._mailbox cimport Mailbox, Receiver
+from dynamo._metrics cimport Registry
 from dynamo.c_mailbox cimport dyn_mail
 from dynamo.c_service cimport (
     dyn_call, dyn_call_mail, dyn_cork, dyn_endpoint, dyn_pool, dyn_server, dyn_stream, dyn_stream_mail)
@@ -106,6 +107,8 @@ cdef class Serving(Receiver):
     cdef readonly int running
     cdef set handlings
     cdef bint closing
+    cdef void *counted          # endpoint_metrics
+    cdef Registry registry      # while scrapes ask us
     cdef void request(self, dyn_stream *stream)
 
 

@@ -5,6 +5,7 @@ from typing import Any, Generator, final
 from typing_extensions import Buffer, Self
 
 from dynamo._mailbox import Receiver
+from dynamo._metrics import Counter, Gauge, Histogram, Registry
 
 KILL_GRACE_SECS: float
 
@@ -98,3 +99,16 @@ class Serving(Receiver):
     def close(self) -> None: ...
     def cancel(self) -> None: ...
     def stats(self) -> dict[str, int]: ...
+    def count_in(
+        self,
+        registry: Registry,
+        requests: Counter,
+        bytes_in: Counter,
+        bytes_out: Counter,
+        inflight: Gauge,
+        duration: Histogram,
+        failed: Counter,
+        cancelled: Counter,
+        other: Counter,
+    ) -> None: ...
+    def count_no_more(self) -> None: ...

@@ -18,15 +18,20 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc
 
 from dynamo._errors cimport check, error_of
 from dynamo._loop cimport Loop, default_loop
 from dynamo._mailbox cimport Mailbox, Receiver, mailbox_of
+from dynamo._metrics cimport Metric, Registry
 from dynamo.c_common cimport (
     DYN_EBROKEN, DYN_ECANCELED, DYN_ECLOSED, DYN_ECONN, DYN_ENOENT, DYN_EREMOTE, DYN_ESHUTDOWN, DYN_EUNAVAIL, DYN_OK,
     dyn_log_level, dyn_log_set_level, dyn_now_ns)
 from dynamo.c_loop cimport dyn_loop_run
 from dynamo.c_mailbox cimport dyn_mail
+from dynamo.c_metrics cimport (
+    dyn_metrics_off_scrape, dyn_metrics_on_scrape, dyn_series, dyn_series_add, dyn_series_count, dyn_series_observe,
+    dyn_series_ref, dyn_series_set)
 from dynamo.c_service cimport *
 from dynamo.c_wire cimport *
 
@@ -934,6 +939,52 @@ cdef class Server:
         self.close()
 
 
+# ---- metrics of an endpoint: counted on whichever thread ends a request, read when they are scraped --------------------
+cdef struct endpoint_metrics:
+    dyn_endpoint *endpoint      # a reference
+    dyn_series *requests
+    dyn_series *bytes_in
+    dyn_series *bytes_out
+    dyn_series *inflight
+    dyn_series *duration
+    dyn_series *failed          # the handler raised
+    dyn_series *cancelled       # the caller left or the handler was cancelled
+    dyn_series *other
+    uint64_t seen_requests
+    uint64_t seen_in
+    uint64_t seen_out
+
+
+cdef void _on_scrape(void *user) noexcept nogil:
+    cdef endpoint_metrics *self = <endpoint_metrics *>user
+    cdef dyn_endpoint_stats stats
+    dyn_endpoint_get_stats(self.endpoint, &stats)
+    dyn_series_count(self.requests, stats.requests - self.seen_requests)
+    dyn_series_count(self.bytes_in, stats.bytes_in - self.seen_in)
+    dyn_series_count(self.bytes_out, stats.bytes_out - self.seen_out)
+    dyn_series_set(self.inflight, stats.inflight)
+    self.seen_requests = stats.requests
+    self.seen_in = stats.bytes_in
+    self.seen_out = stats.bytes_out
+
+
+cdef void _on_request_end(void *user, int code, uint64_t duration_ns) noexcept nogil:
+    cdef endpoint_metrics *self = <endpoint_metrics *>user
+    dyn_series_observe(self.duration, duration_ns / 1e9)
+    if code == DYN_EREMOTE:
+        dyn_series_count(self.failed, 1)
+    elif code == DYN_ECANCELED:
+        dyn_series_count(self.cancelled, 1)
+    elif code != DYN_OK:
+        dyn_series_count(self.other, 1)
+
+
+cdef dyn_series *_series(Metric metric) except NULL:
+    if metric.series == NULL:
+        raise errors.InvalidArgument(f"metric {metric.name}: its labels are not given")
+    return dyn_series_ref(metric.series)
+
+
 def _style_of(handler):
     """How a handler wants its context: by keyword when it has a parameter of that name, else as a second argument."""
     import inspect
@@ -986,7 +1037,41 @@ cdef class Serving(Receiver):
         dyn_endpoint_get_stats(self.ptr, &stats)
         return stats
 
+    def count_in(self, Registry registry, requests, bytes_in, bytes_out, inflight, duration, failed, cancelled, other):
+        """Keep these metrics (labels given) up to date. Once, before the first request."""
+        cdef endpoint_metrics *kept
+        if self.counted != NULL:
+            raise errors.InvalidArgument("this endpoint is counted already")
+        kept = <endpoint_metrics *>calloc(1, sizeof(endpoint_metrics))
+        if kept == NULL:
+            raise MemoryError()
+        # Never freed: requests may end on other threads after this object is gone. Once for each served endpoint.
+        self.counted = kept
+        self.registry = registry
+        kept.endpoint = self.ptr
+        kept.requests = _series(requests)
+        kept.bytes_in = _series(bytes_in)
+        kept.bytes_out = _series(bytes_out)
+        kept.inflight = _series(inflight)
+        kept.duration = _series(duration)
+        kept.failed = _series(failed)
+        kept.cancelled = _series(cancelled)
+        kept.other = _series(other)
+        check(dyn_metrics_on_scrape(registry.ptr, _on_scrape, kept))
+        dyn_endpoint_set_hook(self.ptr, _on_request_end, kept)
+
+    def count_no_more(self):
+        """Scrapes leave it out from now on, after a last look."""
+        cdef void *kept = self.counted
+        if kept == NULL or self.registry is None:
+            return
+        check(dyn_metrics_off_scrape(self.registry.ptr, _on_scrape, kept))
+        self.registry = None
+        _on_scrape(kept)
+
     def __dealloc__(self):
+        if self.counted != NULL and self.registry is not None:
+            dyn_metrics_off_scrape(self.registry.ptr, _on_scrape, self.counted)
         if self.ptr != NULL:
             dyn_endpoint_stop(self.ptr)
             dyn_endpoint_unref(self.ptr)

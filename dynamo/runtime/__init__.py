@@ -15,6 +15,7 @@ _TABLE: dict[str, str] = {
     "Client": "dynamo.runtime.client",
     "Instance": "dynamo.runtime.client",
     "TransportType": "dynamo.runtime.client",
+    "RuntimeMetrics": "dynamo.runtime.metrics",
     "UnaryClient": "dynamo.runtime.unary",
     "serve_unary_endpoint": "dynamo.runtime.unary",
     "dynamo_worker": "dynamo.runtime.worker",

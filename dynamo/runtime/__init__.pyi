@@ -10,6 +10,7 @@ from dynamo.runtime.distributed import Component as Component
 from dynamo.runtime.distributed import DistributedRuntime as DistributedRuntime
 from dynamo.runtime.distributed import Endpoint as Endpoint
 from dynamo.runtime.distributed import Namespace as Namespace
+from dynamo.runtime.metrics import RuntimeMetrics as RuntimeMetrics
 from dynamo.runtime.unary import UnaryClient as UnaryClient
 from dynamo.runtime.unary import serve_unary_endpoint as serve_unary_endpoint
 from dynamo.runtime.worker import dynamo_endpoint as dynamo_endpoint

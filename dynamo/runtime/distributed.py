@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from dynamo.runtime import settings
 
 if TYPE_CHECKING:
     from dynamo.runtime.client import Client
+    from dynamo.runtime.metrics import RuntimeMetrics
+    from dynamo.runtime.status import StatusServer
 
 _BACKENDS = ("file", "mem")
 _LEVELS = {"trace": 0, "debug": 1, "info": 2, "warn": 3, "warning": 3, "error": 4, "off": 5}
@@ -139,6 +142,8 @@ class DistributedRuntime:
         self._token = CancellationToken(self)
         self._drained: list[asyncio.Future[None]] = []
         self._watchers: weakref.WeakSet[Client] = weakref.WeakSet()
+        self._status: StatusServer | None = None
+        self._start_status()
         _live.append(weakref.ref(self))
 
     # ---- what there is -----------------------------------------------------------------------------------------------
@@ -207,6 +212,27 @@ class DistributedRuntime:
     def set_health_status(self, ready: bool) -> None:
         """Say by hand whether this process is ready."""
         self._ready = ready
+        self._health_changed()
+
+    def _start_status(self) -> None:
+        """The first runtime of a process opens its status server, when the environment asks for one."""
+        if not os.environ.get("DYN_SYSTEM_PORT") and not os.environ.get("DYN_SYSTEM_ENABLED"):
+            return
+        from dynamo.runtime import status
+
+        port = status.wanted()
+        others = (runtime() for runtime in _live)
+        if port is None or any(other is not None and other._status is not None for other in others):
+            return
+        self._status = status.StatusServer(self, port)
+
+    def _health_changed(self) -> None:
+        if self._status is not None:
+            self._status.refresh()
+
+    def system_status_server_url(self) -> str | None:
+        """Where ``/health``, ``/live`` and ``/metrics`` of this process are; None without ``DYN_SYSTEM_PORT``."""
+        return None if self._status is None else self._status.url
 
     def health(self) -> dict[str, Any]:
         """What ``/health`` answers: status, and the state of each endpoint."""
@@ -248,6 +274,9 @@ class DistributedRuntime:
             client._stop_watching()
         if self._server is not None:
             self._server.close()
+        if self._status is not None:
+            self._status.close()
+            self._status = None
         self.pool.close()
         self.store.close()
         for future in self._drained:
@@ -371,9 +400,9 @@ class Endpoint:
         graceful_shutdown : bool
             At shutdown let running requests finish; otherwise cancel them, so that their callers go elsewhere.
         metrics_labels : list of (str, str), optional
-            Labels of this endpoint's metrics.
+            Of these, ``model`` labels this endpoint's metrics.
         health_check_payload : dict, optional
-            A request that shows whether the handler is well.
+            A request that shows whether the handler is well; kept for whoever probes it.
         arrays : bool
             Arrays in a request arrive as NumPy arrays instead of lists.
 
@@ -393,6 +422,7 @@ class Endpoint:
         self._serve_loop = loop
         self._done = loop.create_future()
         self._serving = Serving(server, self._wire_path(), handler, arrays=arrays)
+        self.metrics.follow(self._serving)
         runtime._served[self.path] = self
         try:
             await self.register_endpoint_instance()
@@ -404,6 +434,7 @@ class Endpoint:
                 await self.unregister_endpoint_instance()
             if self._serving.running:
                 self._serving.cancel()
+            self._serving.count_no_more()
             self._serving = None
             runtime._served_no_more(self)
 
@@ -455,6 +486,7 @@ class Endpoint:
         }
         runtime.store.put(f"{self.prefix}{number:x}", json.dumps(value).encode(), runtime.lease)
         self.registered = True
+        runtime._health_changed()
 
     async def unregister_endpoint_instance(self) -> None:
         """Be found no more; requests that come nevertheless are still served."""
@@ -462,6 +494,14 @@ class Endpoint:
         runtime = self._runtime
         if not runtime._down:
             runtime.store.delete(f"{self.prefix}{runtime.instance_id():x}")
+            runtime._health_changed()
+
+    @property
+    def metrics(self) -> RuntimeMetrics:
+        """Metrics with this endpoint's labels, for what a handler wants to count itself."""
+        from dynamo.runtime.metrics import RuntimeMetrics
+
+        return RuntimeMetrics(self)
 
     def stats(self) -> dict[str, int]:
         """Counters of this process: requests, failed, items, bytes_in, bytes_out, duration_ns, inflight."""
