@@ -1,3 +1,5 @@
+cimport cython
+
 from libc.stdint cimport uint64_t
 
 from dynamo._mailbox cimport Mailbox, Receiver
@@ -14,10 +16,12 @@ from dynamo.c_wire cimport dyn_bytes, dyn_slice
 #     request.address = <const char *>address
 #     check(dyn_call_start(pool.ptr, &request, &events, user, NULL, &call))
 # Keep a dyn_pool_ref() for as long as C needs it, and release the GIL around calls that may write much.
+@cython.final
 cdef class Pool:
     cdef dyn_pool *ptr          # owned
 
 
+@cython.final
 cdef class Server:
     cdef dyn_server *ptr        # owned; NULL once closed
     cdef readonly str host
@@ -25,6 +29,7 @@ cdef class Server:
 
 
 # What one asyncio loop and the C side share: a mailbox in, a cork out.
+@cython.final
 cdef class Port(Receiver):
     cdef Mailbox box
     cdef dyn_cork *cork         # owned
@@ -40,6 +45,7 @@ cdef class Port(Receiver):
 cpdef Port port_of_running_loop()
 
 
+@cython.final
 cdef class Context:
     cdef object name            # str, made when asked for
     cdef object _metadata       # dict or None
@@ -57,6 +63,7 @@ cdef class Context:
 
 
 # The live instances of one endpoint and the calls to them.
+@cython.final
 cdef class Caller:
     cdef readonly Pool pool
     cdef readonly str path
@@ -70,6 +77,7 @@ cdef class Caller:
     cdef uint64_t pick(self, int mode, object avoid) except? 0
 
 
+@cython.final
 cdef class ResponseStream:
     cdef dyn_call *call         # a reference; NULL before the first start
     cdef Port port
@@ -97,6 +105,7 @@ cdef class ResponseStream:
     cdef void wake(self) noexcept
 
 
+@cython.final
 cdef class Serving(Receiver):
     cdef dyn_endpoint *ptr      # owned
     cdef Port port
@@ -112,6 +121,7 @@ cdef class Serving(Receiver):
     cdef void request(self, dyn_stream *stream)
 
 
+@cython.final
 cdef class Handling:
     cdef Serving serving
     cdef dyn_stream *stream     # a reference; NULL once it is over

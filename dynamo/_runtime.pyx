@@ -17,20 +17,19 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.stdlib cimport calloc
 
 from dynamo._errors cimport check, error_of
 from dynamo._loop cimport Loop, default_loop
-from dynamo._mailbox cimport Mailbox, Receiver, mailbox_of
+from dynamo._mailbox cimport Receiver, mailbox_of
 from dynamo._metrics cimport Metric, Registry
 from dynamo.c_common cimport (
     DYN_EBROKEN, DYN_ECANCELED, DYN_ECLOSED, DYN_ECONN, DYN_ENOENT, DYN_EREMOTE, DYN_ESHUTDOWN, DYN_EUNAVAIL, DYN_OK,
     dyn_log_level, dyn_log_set_level, dyn_now_ns)
-from dynamo.c_loop cimport dyn_loop_run
 from dynamo.c_mailbox cimport dyn_mail
 from dynamo.c_metrics cimport (
-    dyn_metrics_off_scrape, dyn_metrics_on_scrape, dyn_series, dyn_series_add, dyn_series_count, dyn_series_observe,
+    dyn_metrics_off_scrape, dyn_metrics_on_scrape, dyn_series, dyn_series_count, dyn_series_observe,
     dyn_series_ref, dyn_series_set)
 from dynamo.c_service cimport *
 from dynamo.c_wire cimport *
@@ -576,7 +575,6 @@ cdef class _Ready:
         raise StopIteration(self.value)
 
 
-@cython.final
 cdef class ResponseStream:
     """The items of one call, as they come: ``async for item in stream``; awaiting it first is allowed.
 
@@ -939,7 +937,7 @@ cdef class Server:
         self.close()
 
 
-# ---- metrics of an endpoint: counted on whichever thread ends a request, read when they are scraped --------------------
+# ---- metrics of an endpoint: counted on whichever thread ends a request, read when they are scraped ------------------
 cdef struct endpoint_metrics:
     dyn_endpoint *endpoint      # a reference
     dyn_series *requests
@@ -1177,7 +1175,6 @@ cdef void _fail(dyn_stream *stream, object error, dyn_cork *cork) noexcept:
     dyn_stream_fail(stream, &failure, cork)
 
 
-@cython.final
 cdef class Handling:
     """One request being answered: a coroutine, by its methods, that an ordinary Task drives."""
 

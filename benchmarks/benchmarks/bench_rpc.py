@@ -1,5 +1,7 @@
-"""Calls between an endpoint and a client: one at a time, many at once, streams. Worker and client share a process, so the
-figures are the CPU cost of both sides; benchmarks of two processes are in docs/performance.md."""
+"""Calls between an endpoint and a client: one at a time, many at once, streams.
+
+Worker and client share a process, so the figures are the cost of both sides; two processes are in docs/performance.md.
+"""
 
 import asyncio
 

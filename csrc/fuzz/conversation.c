@@ -25,8 +25,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (dyn_loop_new(&loop) < 0 || dyn_server_new(&server, loop, "127.0.0.1", 0, &options) < 0) abort();
         if (dyn_server_serve(server, "p", &(dyn_endpoint_events){echo, NULL}, NULL, &endpoint) < 0) abort();
     }
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(dyn_server_port(server)),
-                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in at = {
+        .sin_family = AF_INET, .sin_port = htons(dyn_server_port(server)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     if (fd < 0 || connect(fd, (struct sockaddr *)&at, sizeof at) < 0) abort();
     dyn_bytes hello = {0};
@@ -34,7 +34,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t sink[4096];
     if (send(fd, hello.data, hello.size, MSG_NOSIGNAL) > 0 && size > 0 && send(fd, data, size, MSG_NOSIGNAL) > 0) {
         shutdown(fd, SHUT_WR);
-        while (recv(fd, sink, sizeof sink, 0) > 0) {}
+        while (recv(fd, sink, sizeof sink, 0) > 0) {
+        }
     }
     dyn_bytes_free(&hello);
     close(fd);

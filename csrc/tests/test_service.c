@@ -120,8 +120,9 @@ static void work(struct worker *self, dyn_loop *loop, void (*handler)(void *, dy
 {
     memset(self, 0, sizeof *self);
     CHECK_EQ(dyn_server_new(&self->server, loop, "127.0.0.1", 0, NULL), DYN_OK);
-    CHECK_EQ(dyn_server_serve(self->server, "ab/x.y.z", &(dyn_endpoint_events){handler, changed}, self,
-                              &self->endpoint), DYN_OK);
+    CHECK_EQ(
+        dyn_server_serve(self->server, "ab/x.y.z", &(dyn_endpoint_events){handler, changed}, self, &self->endpoint),
+        DYN_OK);
     snprintf(self->address, sizeof self->address, "127.0.0.1:%d/ab/x.y.z", dyn_server_port(self->server));
 }
 
@@ -393,7 +394,8 @@ static void a_slow_reader_stops_its_producer_only(void)
     char item[1000] = {0};
     CHECK_EQ(dyn_loop_new(&loop), DYN_OK);
     work(&worker, loop, keep);
-    CHECK_EQ(dyn_server_serve(worker.server, "echo", &(dyn_endpoint_events){echo, NULL}, NULL, &other.endpoint), DYN_OK);
+    CHECK_EQ(dyn_server_serve(worker.server, "echo", &(dyn_endpoint_events){echo, NULL}, NULL, &other.endpoint),
+             DYN_OK);
     CHECK_EQ(dyn_pool_new(&pool, loop, NULL), DYN_OK);
     answer_init(&answer);
     dyn_call_request request = to(worker.address);
@@ -648,7 +650,8 @@ static void strangers_are_shown_the_door(void)
     struct worker worker;
     CHECK_EQ(dyn_loop_new(&loop), DYN_OK);
     work(&worker, loop, echo);
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(dyn_server_port(worker.server)),
+    struct sockaddr_in at = {.sin_family = AF_INET,
+                             .sin_port = htons(dyn_server_port(worker.server)),
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     static const char *const says[] = {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "\2\0\0\0\2\1", "\xff\xff\xff\xff"};
     for (size_t i = 0; i < DYN__COUNT(says); i++) {
@@ -659,7 +662,8 @@ static void strangers_are_shown_the_door(void)
         CHECK_EQ(connect(fd, (struct sockaddr *)&at, sizeof at), 0);
         CHECK(send(fd, says[i], i == 0 ? strlen(says[i]) : i == 1 ? 6 : 4, 0) > 0);
         ssize_t n;
-        while ((n = recv(fd, sink, sizeof sink, 0)) > 0) {}
+        while ((n = recv(fd, sink, sizeof sink, 0)) > 0) {
+        }
         CHECK(n == 0 || errno == ECONNRESET);
         close(fd);
     }
@@ -673,8 +677,7 @@ static void starting_survives_every_failed_allocation(void)
     struct worker worker;
     CHECK_EQ(dyn_loop_new(&loop), DYN_OK);
     work(&worker, loop, echo);
-    EACH_ALLOCATION_FAILS
-    {
+    EACH_ALLOCATION_FAILS {
         dyn_pool *pool = NULL;
         struct answer answer;
         answer_init(&answer);
@@ -683,13 +686,14 @@ static void starting_survives_every_failed_allocation(void)
             dyn_call_request request = to(worker.address);
             rc = dyn_call_start(pool, &request, &remember, &answer, NULL, NULL);
             dyn__fail_after = -1;
-            if (rc == DYN_OK) wait_for(&answer, 0);
-            else CHECK_EQ(answer.ended, 0);
+            if (rc == DYN_OK)
+                wait_for(&answer, 0);
+            else
+                CHECK_EQ(answer.ended, 0);
             put_away(pool);
         }
     }
-    EACH_ALLOCATION_FAILS
-    {
+    EACH_ALLOCATION_FAILS {
         dyn_server *server = NULL;
         rc = dyn_server_new(&server, loop, "127.0.0.1", 0, NULL);
         if (rc == DYN_OK) {
@@ -703,7 +707,55 @@ static void starting_survives_every_failed_allocation(void)
     dyn_loop_unref(loop);
 }
 
-static void threads_share_a_pool(void);
+static int fail_on_this_thread(void *arg)
+{
+    dyn__fail_after = *(int *)arg;
+    return DYN_OK;
+}
+
+/* The loop threads run out of memory anywhere between a request and its end: the call ends, somehow, and the next one
+ * works. */
+static void loop_threads_survive_every_failed_allocation(void)
+{
+    dyn_loop *here, *there;
+    dyn_pool *pool;
+    struct worker worker;
+    int none = -1;
+    CHECK_EQ(dyn_loop_new(&here), DYN_OK);
+    CHECK_EQ(dyn_loop_new(&there), DYN_OK);
+    work(&worker, there, echo);
+    dyn_service_options options = {.dead_ms = 2000, .ping_ms = 500};
+    CHECK_EQ(dyn_pool_new(&pool, here, &options), DYN_OK);
+    dyn_call_request request = to(worker.address);
+    for (int side = 0; side < 2; side++) {
+        for (int nth = 0; nth < 12; nth++) {
+            struct answer answer;
+            answer_init(&answer);
+            dyn_loop_run(side == 0 ? here : there, fail_on_this_thread, &nth);
+            request.deadline_ms = 1000; /* a refusal that finds no memory is silence */
+            CHECK_EQ(dyn_call_start(pool, &request, &remember, &answer, NULL, NULL), DYN_OK);
+            bool ended = wait_for(&answer, 0);
+            dyn_loop_run(side == 0 ? here : there, fail_on_this_thread, &none);
+            if (!ended) break;
+            CHECK(answer.code == DYN_OK || answer.items < 3 || answer.code == DYN_EBROKEN);
+            answer_init(&answer);
+            CHECK_EQ(dyn_call_start(pool, &request, &remember, &answer, NULL, NULL), DYN_OK);
+            wait_for(&answer, 0);
+            if (answer.code != DYN_OK) { /* it caught the connection that was about to break */
+                answer_init(&answer);
+                CHECK_EQ(dyn_call_start(pool, &request, &remember, &answer, NULL, NULL), DYN_OK);
+                wait_for(&answer, 0);
+            }
+            CHECK_EQ(answer.code, DYN_OK);
+            CHECK_EQ(answer.items, 3);
+        }
+    }
+    put_away(pool);
+    rest(&worker);
+    dyn_loop_unref(here);
+    dyn_loop_unref(there);
+}
+
 struct caller {
     dyn_pool *pool;
     const char *address;
@@ -750,4 +802,5 @@ TEST_MAIN(TEST(items_come_in_order_and_then_the_end), TEST(many_calls_share_a_co
           TEST(a_slow_reader_stops_its_producer_only), TEST(room_is_told), TEST(a_lost_peer_ends_its_calls_at_once),
           TEST(closing_a_pool_cancels_its_calls), TEST(mails_carry_items_and_the_end),
           TEST(draining_sends_callers_elsewhere), TEST(large_payloads_travel), TEST(strangers_are_shown_the_door),
-          TEST(starting_survives_every_failed_allocation), TEST(threads_share_a_pool))
+          TEST(starting_survives_every_failed_allocation), TEST(loop_threads_survive_every_failed_allocation),
+          TEST(threads_share_a_pool))

@@ -12,18 +12,23 @@ static void golden_bytes(void)
     dyn_bytes out = {0};
     const dyn_pair header = {text("a"), text("bc")};
     CHECK_EQ(dyn_hello_write(&out, 300), DYN_OK);
-    CHECK_EQ(dyn_request_write(&out, 200, &(dyn_request_frame){.window = 1, .deadline_ms = 2, .path = text("p"),
-                                                               .headers = &header, .header_count = 1,
-                                                               .payload = text("xy")}), DYN_OK);
+    CHECK_EQ(dyn_request_write(&out, 200,
+                               &(dyn_request_frame){.window = 1,
+                                                    .deadline_ms = 2,
+                                                    .path = text("p"),
+                                                    .headers = &header,
+                                                    .header_count = 1,
+                                                    .payload = text("xy")}),
+             DYN_OK);
     CHECK_EQ(dyn_credit_write(&out, 1, 128), DYN_OK);
     CHECK_EQ(dyn_frame_write(&out, DYN_FRAME_END, 1, NULL, 0), DYN_OK);
     CHECK_EQ(dyn_error_write(&out, 1, &(dyn_error_frame){16, text("E"), text("t"), text("")}), DYN_OK);
     static const uint8_t want[] = {
-        8, 0, 0, 0, 1, 0, 'D', 'Y', 'N', 1, 0xac, 0x02,                                         /* hello */
-        15, 0, 0, 0, 2, 0xc8, 0x01, 1, 2, 1, 'p', 1, 1, 'a', 2, 'b', 'c', 'x', 'y',             /* request */
-        4, 0, 0, 0, 8, 1, 0x80, 0x01,                                                           /* credit */
-        2, 0, 0, 0, 4, 1,                                                                       /* end */
-        8, 0, 0, 0, 5, 1, 16, 1, 'E', 1, 't', 0,                                                /* error */
+        8,  0, 0, 0, 1, 0,    'D',  'Y',  'N', 1, 0xac, 0x02,                                /* hello */
+        15, 0, 0, 0, 2, 0xc8, 0x01, 1,    2,   1, 'p',  1,    1, 'a', 2, 'b', 'c', 'x', 'y', /* request */
+        4,  0, 0, 0, 8, 1,    0x80, 0x01,                                                    /* credit */
+        2,  0, 0, 0, 4, 1,                                                                   /* end */
+        8,  0, 0, 0, 5, 1,    16,   1,    'E', 1, 't',  0,                                   /* error */
     };
     CHECK_EQ(out.size, sizeof want);
     CHECK(out.size == sizeof want && memcmp(out.data, want, sizeof want) == 0);
@@ -117,12 +122,13 @@ static void items_are_taken_one_by_one(void)
 static void a_failed_writer_changes_nothing(void)
 {
     dyn_bytes out = {0};
-    EACH_ALLOCATION_FAILS
-    {
+    EACH_ALLOCATION_FAILS {
         size_t before = out.size;
         rc = dyn_error_write(&out, 1, &(dyn_error_frame){1, text("T"), text("x"), text("y")});
-        if (rc < 0) CHECK_EQ(out.size, before);
-        else rc = dyn_frame_write(&out, DYN_FRAME_ITEMS, 1, "0123456789", 10);
+        if (rc < 0)
+            CHECK_EQ(out.size, before);
+        else
+            rc = dyn_frame_write(&out, DYN_FRAME_ITEMS, 1, "0123456789", 10);
     }
     dyn_bytes_free(&out);
 }

@@ -139,9 +139,7 @@ class Client:
         return ids
 
     # ---- calls -------------------------------------------------------------------------------------------------------
-    def generate(
-        self, request: Any, annotated: bool | None = True, context: Context | None = None
-    ) -> ResponseStream:
+    def generate(self, request: Any, annotated: bool | None = True, context: Context | None = None) -> ResponseStream:
         """Call an instance by the client's router mode.
 
         Parameters
@@ -223,5 +221,3 @@ async def _keep_up(reference: Any, watch: Any) -> None:
     if client is not None:
         client._failed = error
         client._tell()
-
-

@@ -13,8 +13,8 @@ DYN_LOG                                                 trace, debug, info, warn
 DYN_RUNTIME_INHIBITED_DURATION_SECS                     how long a failed instance is left out              5
 DYN_GRACEFUL_SHUTDOWN_GRACE_PERIOD_SECS                 still serving after leaving discovery, seconds      0
 DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS              how long running requests may take to end           900
-DYN_SYSTEM_PORT, DYN_SYSTEM_HOST                         the status server; 0 any port, -1 none              -1, 127.0.0.1
-DYN_SYSTEM_HEALTH_PATH, DYN_SYSTEM_LIVE_PATH            where it answers                                    /health, /live
+DYN_SYSTEM_PORT, DYN_SYSTEM_HOST                        the status server; -1: none                         -1, loopback
+DYN_SYSTEM_HEALTH_PATH, DYN_SYSTEM_LIVE_PATH            where it answers                                    as named
 DYN_SYSTEM_STARTING_HEALTH_STATUS                       before anything is served: ready or notready        notready
 DYN_WORKER_GRACEFUL_SHUTDOWN_TIMEOUT                    how long the worker function may take to return     30
 ======================================================  ==================================================  =========

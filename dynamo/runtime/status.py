@@ -1,6 +1,6 @@
 """The status server of a process: /health, /live, /metrics and /engine routes, on ``DYN_SYSTEM_PORT``.
 
-Health and metrics are answered by the loop thread from what was last said: a blocked Python does not keep a probe waiting.
+Health and metrics are answered by the loop thread from what was last said: a blocked Python keeps no probe waiting.
 """
 
 from __future__ import annotations

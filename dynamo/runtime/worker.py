@@ -39,8 +39,10 @@ def dynamo_worker(
     def decorate(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[None]]:
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> None:
-            runtime = DistributedRuntime(asyncio.get_running_loop(), static) if static else DistributedRuntime(
-                asyncio.get_running_loop()
+            runtime = (
+                DistributedRuntime(asyncio.get_running_loop(), static)
+                if static
+                else DistributedRuntime(asyncio.get_running_loop())
             )
             await _run(runtime, function(runtime, *args, **kwargs))
 

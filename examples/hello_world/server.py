@@ -1,7 +1,7 @@
 """A worker: serves one endpoint until it is told to stop.
 
-    python server.py            # in one terminal
-    python client.py            # in another: they find each other through a folder
+python server.py            # in one terminal
+python client.py            # in another: they find each other through a folder
 """
 
 import asyncio

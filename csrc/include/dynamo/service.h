@@ -35,14 +35,14 @@ typedef struct dyn_stream dyn_stream;
 typedef struct dyn_cork dyn_cork;
 
 typedef struct dyn_service_options { /* 0 in a field means its default */
-    uint32_t max_frame;          /* largest frame taken or sent, bytes; 64 MiB */
-    uint32_t window;             /* credit of a stream, bytes; 256 KiB */
-    uint32_t max_streams;        /* open streams of one connection; 16384 */
-    uint32_t max_connections;    /* of a server; 4096 */
-    uint32_t max_backlog;        /* unsent bytes of one connection before it counts as broken; 256 MiB */
-    uint32_t connect_timeout_ms; /* 3000 */
-    uint32_t ping_ms;            /* silence after which a ping goes out; 5000 */
-    uint32_t dead_ms;            /* silence after which the peer counts as dead; 15000 */
+    uint32_t max_frame;              /* largest frame taken or sent, bytes; 64 MiB */
+    uint32_t window;                 /* credit of a stream, bytes; 256 KiB */
+    uint32_t max_streams;            /* open streams of one connection; 16384 */
+    uint32_t max_connections;        /* of a server; 4096 */
+    uint32_t max_backlog;            /* unsent bytes of one connection before it counts as broken; 256 MiB */
+    uint32_t connect_timeout_ms;     /* 3000 */
+    uint32_t ping_ms;                /* silence after which a ping goes out; 5000 */
+    uint32_t dead_ms;                /* silence after which the peer counts as dead; 15000 */
 } dyn_service_options;
 
 /* Why a stream ended badly. Texts are zero-terminated, never NULL, borrowed for the callback, or while the
@@ -103,7 +103,7 @@ DYN_API int dyn_call_start(dyn_pool *pool, const dyn_call_request *request, cons
 enum dyn_call_mail_kind { DYN_CALL_ITEMS = 1, DYN_CALL_END = 2 };
 /* The mail of a call that was started with a mailbox. */
 typedef struct dyn_call_mail {
-    dyn_mail mail; /* owner: as given at the start */
+    dyn_mail mail;  /* owner: as given at the start */
     dyn_call *call; /* borrowed while the mail lives */
     int kind;
     dyn_slice items; /* DYN_CALL_ITEMS: take them with dyn_items_next() */
@@ -188,7 +188,7 @@ DYN_API void dyn_stream_unref(dyn_stream *self);
 DYN_API dyn_slice dyn_stream_payload(const dyn_stream *self); /* borrowed while the stream lives */
 DYN_API size_t dyn_stream_header_count(const dyn_stream *self);
 DYN_API dyn_pair dyn_stream_header(const dyn_stream *self, size_t index);
-DYN_API void *dyn_stream_user(const dyn_stream *self); /* NULL at first */
+DYN_API void *dyn_stream_user(const dyn_stream *self);          /* NULL at first */
 DYN_API void dyn_stream_set_user(dyn_stream *self, void *user); /* for the thread that gets its events */
 
 enum dyn_stream_state {

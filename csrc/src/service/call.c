@@ -23,7 +23,7 @@ struct dyn_call {
     uint64_t deadline_ns; /* 0: none */
     size_t window, owed;  /* owed: consumed, not yet given back as credit */
     bool manual, over;
-    atomic_bool deaf;     /* killed or late: no more items */
+    atomic_bool deaf; /* killed or late: no more items */
     dyn_failure failure;
     char *words; /* what failure points to */
     dyn_task end_task;
@@ -84,9 +84,12 @@ static void finish(dyn_call *self, int code, dyn_slice type, dyn_slice text, dyn
     keep_failure(self, code, type, text, trace);
     atomic_fetch_sub_explicit(&pool->inflight, 1, memory_order_relaxed);
     if (code != DYN_OK) atomic_fetch_add_explicit(&pool->failed, 1, memory_order_relaxed);
-    if (self->mailbox != NULL) dyn_mailbox_put(self->mailbox, &self->end_mail.mail);
-    else if (dyn_loop_here(pool->plane->loop)) call_end(&self->end_task);
-    else dyn_loop_post(pool->plane->loop, &self->end_task);
+    if (self->mailbox != NULL)
+        dyn_mailbox_put(self->mailbox, &self->end_mail.mail);
+    else if (dyn_loop_here(pool->plane->loop))
+        call_end(&self->end_task);
+    else
+        dyn_loop_post(pool->plane->loop, &self->end_task);
 }
 
 static void finish_text(dyn_call *self, int code, const char *text)
@@ -123,8 +126,10 @@ static dyn_call *find(dyn__conn *conn, uint64_t id, bool take)
 {
     dyn__conn_lock(conn);
     dyn_call *call = take ? dyn__ids_take(&conn->ids, id) : dyn__ids_get(&conn->ids, id);
-    if (call != NULL && take) call->over = true;
-    else if (call != NULL) dyn_call_ref(call);
+    if (call != NULL && take)
+        call->over = true;
+    else if (call != NULL)
+        dyn_call_ref(call);
     bool done = take && conn->leaving && conn->ids.count == 0;
     dyn__conn_unlock(conn);
     leave_if_done(conn, done);
@@ -334,7 +339,8 @@ static int start(dyn_pool *pool, const dyn_call_request *request, dyn_call *call
         if (request->payload.size > conn->peer_max_frame)
             rc = dyn__fail(DYN_ELIMIT, "a request of %zu bytes: the worker takes %zu", request->payload.size,
                            conn->peer_max_frame);
-        else rc = dyn_request_write(&conn->out, conn->next_id, &frame);
+        else
+            rc = dyn_request_write(&conn->out, conn->next_id, &frame);
         if (rc == DYN_OK && (rc = dyn__ids_put(&conn->ids, conn->next_id, call)) < 0) conn->out.size = before;
         if (rc < 0) {
             dyn__conn_unlock(conn);
@@ -383,8 +389,8 @@ int dyn_call_start(dyn_pool *pool, const dyn_call_request *request, const dyn_ca
     return start_call(pool, request, &as, cork, out);
 }
 
-int dyn_call_start_mail(dyn_pool *pool, const dyn_call_request *request, dyn_mailbox *mailbox, void *owner,
-                        void *user, dyn_cork *cork, dyn_call **out)
+int dyn_call_start_mail(dyn_pool *pool, const dyn_call_request *request, dyn_mailbox *mailbox, void *owner, void *user,
+                        dyn_cork *cork, dyn_call **out)
 {
     dyn_call as = {.mailbox = mailbox, .owner = owner, .user = user};
     return start_call(pool, request, &as, cork, out);

@@ -132,7 +132,8 @@ static void on_tick(uv_timer_t *timer)
         } else {
             dyn__conn_unlock(conn);
         }
-        if (state == DYN__CONN_CONNECTING && now - conn->born_ns >= self->options.connect_timeout_ms * UINT64_C(1000000)) {
+        if (state == DYN__CONN_CONNECTING &&
+            now - conn->born_ns >= self->options.connect_timeout_ms * UINT64_C(1000000)) {
             char text[160];
             snprintf(text, sizeof text, "no connection to %.80s within %u ms", conn->address,
                      self->options.connect_timeout_ms);
@@ -368,8 +369,10 @@ static void flush(dyn__conn *self)
     self->flushing = false;
     self->blocked = blocked;
     dyn__conn_unlock(self);
-    if (failed != 0) dyn__conn_break(self, DYN_EBROKEN, strerror(failed));
-    else if (blocked) dyn__conn_visit(self); /* it waits for room */
+    if (failed != 0)
+        dyn__conn_break(self, DYN_EBROKEN, strerror(failed));
+    else if (blocked)
+        dyn__conn_visit(self); /* it waits for room */
 }
 
 void dyn__conn_push(dyn__conn *self, dyn_cork *cork)
@@ -379,8 +382,10 @@ void dyn__conn_push(dyn__conn *self, dyn_cork *cork)
     if (later) self->cork = cork;
     bool idle = self->flushing || self->blocked || self->out.size == 0;
     dyn__conn_unlock(self);
-    if (too_much) dyn__conn_break(self, DYN_EBROKEN, "the other side does not read: too much waits to be sent");
-    else if (!later && !idle) flush(self);
+    if (too_much)
+        dyn__conn_break(self, DYN_EBROKEN, "the other side does not read: too much waits to be sent");
+    else if (!later && !idle)
+        flush(self);
 }
 
 /* ---- receiving; the loop thread ---- */

@@ -31,7 +31,7 @@ enum dyn__conn_state {
 
 /* What the two ends do differently. on_frame and on_lost run on the reading thread, on_gone on the loop thread. */
 typedef struct dyn__side {
-    int (*on_frame)(dyn__conn *conn, const dyn_frame *frame, dyn_cork *cork); /* negative breaks the connection */
+    int (*on_frame)(dyn__conn *conn, const dyn_frame *frame, dyn_cork *cork);  /* negative breaks the connection */
     void (*on_lost)(dyn__conn *conn, void *entry, int code, const char *text); /* an entry of ids, already taken out */
     void (*on_gone)(dyn__conn *conn);
     void (*on_tick)(dyn__conn *conn, uint64_t now_ns);
@@ -42,16 +42,16 @@ struct dyn__plane {
     dyn_loop *loop; /* a reference */
     dyn_service_options options;
     const dyn__side *side;
-    void *owner; /* the pool or server; valid until closed */
-    dyn_cork *cork;  /* of the loop thread */
+    void *owner;      /* the pool or server; valid until closed */
+    dyn_cork *cork;   /* of the loop thread */
     uint8_t *scratch; /* what the loop thread receives into */
     uv_timer_t timer;
     uint64_t last_tick_ns;
-    int handles;        /* open libuv handles of ours; loop thread */
-    bool closing;       /* loop thread */
-    uv_sem_t *closed;   /* whom to tell when handles is 0 */
-    dyn__conn *conns;   /* doubly linked; loop thread */
-    atomic_uint count;  /* of conns */
+    int handles;       /* open libuv handles of ours; loop thread */
+    bool closing;      /* loop thread */
+    uv_sem_t *closed;  /* whom to tell when handles is 0 */
+    dyn__conn *conns;  /* doubly linked; loop thread */
+    atomic_uint count; /* of conns */
     atomic_uint_fast64_t bytes_in, bytes_out;
 };
 

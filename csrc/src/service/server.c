@@ -47,7 +47,7 @@ struct dyn_stream {
     uint64_t id, began_ns;
     atomic_uint state;
     int64_t credit, window;
-    dyn_bytes held;         /* whole frames */
+    dyn_bytes held; /* whole frames */
     size_t held_from;
     bool over;      /* its handler said the last word */
     bool last_held; /* and that word is in held */
@@ -155,8 +155,10 @@ static bool to_tell(dyn_stream *self)
 
 static void tell(dyn_stream *self)
 {
-    if (self->endpoint->mailbox != NULL) dyn_mailbox_put(self->endpoint->mailbox, &self->change_mail.mail);
-    else dyn_loop_post(self->conn->plane->loop, &self->change_task);
+    if (self->endpoint->mailbox != NULL)
+        dyn_mailbox_put(self->endpoint->mailbox, &self->change_mail.mail);
+    else
+        dyn_loop_post(self->conn->plane->loop, &self->change_task);
 }
 
 static void add_state(dyn_stream *self, unsigned bits)
@@ -276,8 +278,10 @@ static int request_came(dyn__conn *conn, const dyn_frame *frame, dyn_cork *cork)
     atomic_fetch_add_explicit(&endpoint->requests, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&endpoint->inflight, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&endpoint->bytes_in, request.payload.size, memory_order_relaxed);
-    if (endpoint->mailbox != NULL) dyn_mailbox_put(endpoint->mailbox, &stream->request_mail.mail);
-    else endpoint->events.on_request(endpoint->user, stream);
+    if (endpoint->mailbox != NULL)
+        dyn_mailbox_put(endpoint->mailbox, &stream->request_mail.mail);
+    else
+        endpoint->events.on_request(endpoint->user, stream);
     return DYN_OK;
 }
 
@@ -668,7 +672,8 @@ static int bind_to(dyn_server *self, const char *host, uint16_t port)
     struct sockaddr *address = (struct sockaddr *)&v4;
     socklen_t size = sizeof v4;
     int one = 1;
-    if (inet_pton(AF_INET6, host, &v6.sin6_addr) == 1) address = (struct sockaddr *)&v6, size = sizeof v6;
+    if (inet_pton(AF_INET6, host, &v6.sin6_addr) == 1)
+        address = (struct sockaddr *)&v6, size = sizeof v6;
     else if (inet_pton(AF_INET, host, &v4.sin_addr) != 1)
         return dyn__fail(DYN_EINVAL, "host \"%.100s\": must be an IP address", host);
     self->fd = socket(address->sa_family, SOCK_STREAM, 0);

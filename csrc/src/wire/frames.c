@@ -28,8 +28,7 @@ int dyn_frame_read(const uint8_t *bytes, size_t size, size_t max_frame, dyn_fram
     }
     size_t rest = get_u32(bytes);
     if (rest < 2) return dyn__fail(DYN_EPROTO, "a frame of %zu bytes: a type and a stream take at least 2", rest);
-    if (rest > max_frame)
-        return dyn__fail(DYN_ELIMIT, "a frame of %zu bytes: at most %zu are taken", rest, max_frame);
+    if (rest > max_frame) return dyn__fail(DYN_ELIMIT, "a frame of %zu bytes: at most %zu are taken", rest, max_frame);
     if (size - SIZE_FIELD < rest) {
         *used = SIZE_FIELD + rest;
         return DYN_EAGAIN;
@@ -123,7 +122,8 @@ bool dyn_items_valid(dyn_slice body)
 {
     dyn_slice item;
     if (body.size == 0) return false;
-    while (dyn_items_next(&body, &item)) {}
+    while (dyn_items_next(&body, &item)) {
+    }
     return body.size == 0;
 }
 
@@ -216,8 +216,8 @@ int dyn_request_write(dyn_bytes *out, uint64_t stream, const dyn_request_frame *
 
 int dyn_error_write(dyn_bytes *out, uint64_t stream, const dyn_error_frame *error)
 {
-    size_t size = number_size(error->code) + slice_size(error->type) + slice_size(error->text) +
-                  slice_size(error->trace);
+    size_t size =
+        number_size(error->code) + slice_size(error->type) + slice_size(error->text) + slice_size(error->trace);
     int rc = begin(out, DYN_FRAME_ERROR, stream, size);
     if (rc < 0) return rc;
     put_number(out, error->code);
