@@ -85,7 +85,7 @@ static dyn_event_source_options source_of(struct seen *s, const char *endpoint, 
                                       .worker_id = 7,
                                       .block_size = 4,
                                       .sink = {s, on_stored, on_removed, on_cleared},
-                                      .user = s,
+                                      .load_user = s,
                                       .load = on_load};
 }
 
@@ -313,6 +313,12 @@ static void who_is_expected_and_silent_is_named(void)
     CHECK_EQ(dyn_event_sub_new(&sub, 100), DYN_OK);
     dyn_event_source_options so = source_of(&seen, "tcp://127.0.0.1:1", "tcp://127.0.0.1:1");
     CHECK_EQ(dyn_event_sub_add(sub, &so, &source), DYN_OK);
+    dyn_metrics *registry;
+    dyn_buf *text;
+    size_t length;
+    CHECK_EQ(dyn_metrics_new(&registry, 0), DYN_OK);
+    CHECK_EQ(dyn_event_sub_show(sub, registry), DYN_OK);
+    CHECK_EQ(dyn_event_sub_show(sub, registry), DYN_EBUSY);
     dyn_event_sub_expect(sub, source);
     for (int i = 0; i < 10000; i++) {
         dyn_event_sub_get_stats(sub, source, &stats);
@@ -321,7 +327,14 @@ static void who_is_expected_and_silent_is_named(void)
     }
     CHECK(stats.silent);
     CHECK(!stats.connected);
+    CHECK_EQ(dyn_metrics_text(registry, &text, &length), DYN_OK);
+    CHECK(memmem(dyn_buf_data(text), length, "dynamo_kv_events_silent{worker_id=\"7\"} 1", 40) != NULL);
+    dyn_buf_unref(text);
     dyn_event_sub_free(sub);
+    CHECK_EQ(dyn_metrics_text(registry, &text, &length), DYN_OK);
+    CHECK(memmem(dyn_buf_data(text), length, "worker_id=\"7\"", 13) == NULL);
+    dyn_buf_unref(text);
+    dyn_metrics_unref(registry);
     dyn_log_set_level(DYN_LOG_WARN);
 }
 

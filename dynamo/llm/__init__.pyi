@@ -14,6 +14,16 @@ from dynamo.llm.http import HttpService as HttpService
 from dynamo.llm.http import PythonAsyncEngine as PythonAsyncEngine
 from dynamo.llm.indexer import ApproxKvIndexer as ApproxKvIndexer
 from dynamo.llm.indexer import KvIndexer as KvIndexer
+from dynamo.llm.publisher import EventFollower as EventFollower
+from dynamo.llm.publisher import ForwardPassMetrics as ForwardPassMetrics
+from dynamo.llm.publisher import KvEventPublisher as KvEventPublisher
+from dynamo.llm.publisher import KvStats as KvStats
+from dynamo.llm.publisher import SpecDecodeStats as SpecDecodeStats
+from dynamo.llm.publisher import WorkerMetricsPublisher as WorkerMetricsPublisher
+from dynamo.llm.publisher import WorkerStats as WorkerStats
+from dynamo.llm.publisher import ZmqKvEventListener as ZmqKvEventListener
+from dynamo.llm.publisher import ZmqKvEventPublisher as ZmqKvEventPublisher
+from dynamo.llm.publisher import ZmqKvEventPublisherConfig as ZmqKvEventPublisherConfig
 from dynamo.llm.router import KvPushRouter as KvPushRouter
 from dynamo.llm.router import KvPushRouterStream as KvPushRouterStream
 from dynamo.llm.router import KvRouter as KvRouter

@@ -15,7 +15,7 @@ AREAS = {
     "hash": set(),
     "index": {"hash"},
     "router": {"hash"},
-    "events": {"hash"},
+    "events": {"hash", "metrics"},
     "tokens": set(),
     "metrics": set(),
     "wire": set(),

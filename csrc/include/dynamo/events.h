@@ -15,6 +15,7 @@
 
 #include "dynamo/common.h"
 #include "dynamo/kv_sink.h"
+#include "dynamo/metrics.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -145,7 +146,8 @@ typedef struct dyn_event_pub_options {
     bool connect;                /* connect to `endpoint` instead of binding it */
     enum dyn_event_wire wire;
     const char *topic;     /* ENGINE: first frame ("" when NULL). PLANE: subject without its last part */
-    uint64_t publisher_id; /* PLANE; also the worker of every event */
+    uint64_t publisher_id; /* PLANE; another one after every start, so that a restart is seen */
+    uint64_t worker_id;    /* PLANE; of every event */
     uint32_t dp_rank;      /* ENGINE: of every batch */
     uint32_t block_size;   /* ENGINE: of every store; not 0 */
     uint32_t hwm;          /* batches queued for one slow subscriber; 0: 100,000 */
@@ -167,7 +169,7 @@ DYN_API void dyn_event_pub_free(dyn_event_pub *self);
 /* Where subscribers find it, with the port that was chosen; the replay endpoint is "" when there is none. Borrowed. */
 DYN_API const char *dyn_event_pub_endpoint(const dyn_event_pub *self);
 DYN_API const char *dyn_event_pub_replay_endpoint(const dyn_event_pub *self);
-/* Send one event; it gets the next event id, on PLANE also the publisher's id as its worker.
+/* Send one event; it gets the next event id, on PLANE also the publisher's worker id.
  * tokens  ENGINE, stored: event->count * block_size token ids, borrowed. Else NULL.
  * lora    ENGINE, stored: name of the adapter, or NULL.
  * errors  DYN_EINVAL (ENGINE: a store without token ids), DYN_ENOMEM; nothing was sent then. */
@@ -177,6 +179,9 @@ DYN_API int dyn_event_pub_send_many(dyn_event_pub *self, const dyn_event *events
 DYN_API int dyn_event_pub_send_load(dyn_event_pub *self, const dyn_load *load); /* PLANE only */
 DYN_API int dyn_event_pub_flush(dyn_event_pub *self);                           /* send what batch_ms holds back */
 DYN_API void dyn_event_pub_get_stats(dyn_event_pub *self, dyn_event_pub_stats *out);
+/* A sink whose changes are published (PLANE): stored, removed and cleared send one event of that rank, whatever the
+ * worker is. Borrows the publisher. */
+DYN_API dyn_kv_sink dyn_event_pub_sink(dyn_event_pub *self);
 /* vLLM's rule for an endpoint: bound when it has "*" or "::" or is ipc:// or inproc://, else connected to. */
 DYN_API bool dyn_event_endpoint_binds(const char *endpoint);
 
@@ -207,9 +212,10 @@ typedef struct dyn_event_source_options {
     uint32_t block_size;                              /* for engine batches; 0: only PLANE is understood */
     uint32_t hwm;                                     /* batches; 0: 100,000 */
     dyn_kv_sink sink;                                 /* gets what lies on the device */
-    void *user;                                       /* for the two below */
     int (*event)(void *user, const dyn_event *event); /* instead of `sink`: gets everything */
+    void *user;                                       /* of event */
     void (*load)(void *user, const dyn_load *load);   /* PLANE, topic kv_metrics */
+    void *load_user;                                  /* of load */
 } dyn_event_source_options;
 typedef struct dyn_event_source_stats {
     uint64_t worker_id;
@@ -241,6 +247,47 @@ DYN_API void dyn_event_sub_remove(dyn_event_sub *self, dyn_event_source *source)
 /* A request that must cause events was sent to the worker of this source. Costs one load when it was said before. */
 DYN_API void dyn_event_sub_expect(dyn_event_sub *self, dyn_event_source *source);
 DYN_API void dyn_event_sub_get_stats(dyn_event_sub *self, const dyn_event_source *source, dyn_event_source_stats *out);
+/* Show the sources in a registry at each scrape, by label worker_id: dynamo_kv_events_connected, _silent,
+ * _age_seconds (since the last event), _total, _gaps_total, _lost_batches_total, _restarts_total, _refused_total,
+ * _malformed_total. At most one registry.
+ * errors  DYN_EBUSY (one is there), those of dyn_metrics_define(). */
+DYN_API int dyn_event_sub_show(dyn_event_sub *self, dyn_metrics *registry);
+
+/* ---- queue --------------------------------------------------------------------------------------
+ * Events kept as JSON for a reader that comes by now and then. At its bound the newest are dropped and counted.
+ * Threads  on_event: any thread. take: one thread at a time.
+ */
+typedef struct dyn_event_queue dyn_event_queue;
+typedef struct dyn_event_text {
+    struct dyn_event_text *next;
+    size_t size;
+    char text[]; /* size bytes, no NUL */
+} dyn_event_text;
+/* bound   events; 0: 100,000.
+ * errors  DYN_ENOMEM, or the code of a refused file descriptor. */
+DYN_API int dyn_event_queue_new(dyn_event_queue **out, enum dyn_event_form form, size_t bound);
+DYN_API void dyn_event_queue_free(dyn_event_queue *self); /* NULL is allowed */
+/* Has the shape of dyn_event_source_options.event. errors  DYN_EOVERLOAD, DYN_ENOMEM: dropped. */
+DYN_API int dyn_event_queue_on_event(void *queue, const dyn_event *event);
+DYN_API int dyn_event_queue_fd(const dyn_event_queue *self); /* readable while something waits; borrowed */
+/* All that waits, oldest first; each to be passed to dyn_event_text_free(). NULL: nothing. */
+DYN_API dyn_event_text *dyn_event_queue_take(dyn_event_queue *self);
+DYN_API void dyn_event_text_free(dyn_event_text *self);
+DYN_API uint64_t dyn_event_queue_dropped(const dyn_event_queue *self);
+
+/* ---- loads --------------------------------------------------------------------------------------
+ * The latest load of each (worker, dp_rank).
+ * Threads  all calls from any thread.
+ */
+typedef struct dyn_load_table dyn_load_table;
+DYN_API int dyn_load_table_new(dyn_load_table **out);   /* errors  DYN_ENOMEM */
+DYN_API void dyn_load_table_free(dyn_load_table *self); /* NULL is allowed */
+/* Has the shape of dyn_event_source_options.load; numbers that a report leaves out keep their value. Beyond 65,536
+ * ranks, or without memory, a new one is not kept. */
+DYN_API void dyn_load_table_on_load(void *table, const dyn_load *load);
+DYN_API void dyn_load_table_remove(dyn_load_table *self, uint64_t worker_id); /* all its ranks */
+/* Copy at most `room` loads; returns how many there are. */
+DYN_API size_t dyn_load_table_get(dyn_load_table *self, dyn_load *out, size_t room);
 
 #ifdef __cplusplus
 }

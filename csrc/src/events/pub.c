@@ -28,7 +28,7 @@ struct dyn_event_pub {
     pthread_t thread;
     bool has_thread, stopping;
     enum dyn_event_wire wire;
-    uint64_t publisher_id, next_event_id, load_sequence;
+    uint64_t publisher_id, worker_id, next_event_id, load_sequence;
     uint32_t dp_rank, block_size, batch_ms;
     char *topic, *load_topic; /* whole first frames */
     char endpoint[ADDRESS], replay_endpoint[ADDRESS];
@@ -218,7 +218,7 @@ static int append(dyn_event_pub *self, const dyn_event *event, const uint32_t *t
     if (self->wire == DYN_WIRE_ENGINE) {
         pack_engine(&p, &copy, self->block_size, tokens, lora);
     } else {
-        copy.worker_id = self->publisher_id;
+        copy.worker_id = self->worker_id;
         dyn__plane_pack_event(&p, &copy);
     }
     if (self->items.failed) {
@@ -297,6 +297,40 @@ int dyn_event_pub_send_load(dyn_event_pub *self, const dyn_load *load)
     dyn__mp_out_free(&item);
     dyn__mp_out_free(&frame);
     return rc;
+}
+
+static int sink_stored(void *self, uint64_t worker, uint32_t dp_rank, const uint64_t *parent,
+                       const uint64_t *block_hashes, const uint64_t *tokens_hashes, size_t count)
+{
+    dyn_event e = {.kind = DYN_EVENT_STORED,
+                   .dp_rank = dp_rank,
+                   .has_parent = parent != NULL,
+                   .count = count,
+                   .parent = parent ? *parent : 0,
+                   .block_hashes = (uint64_t *)block_hashes,
+                   .tokens_hashes = (uint64_t *)tokens_hashes};
+    (void)worker;
+    return dyn_event_pub_send(self, &e, NULL, NULL);
+}
+
+static int sink_removed(void *self, uint64_t worker, uint32_t dp_rank, const uint64_t *block_hashes, size_t count)
+{
+    dyn_event e = {
+        .kind = DYN_EVENT_REMOVED, .dp_rank = dp_rank, .count = count, .block_hashes = (uint64_t *)block_hashes};
+    (void)worker;
+    return dyn_event_pub_send(self, &e, NULL, NULL);
+}
+
+static int sink_cleared(void *self, uint64_t worker, uint32_t dp_rank)
+{
+    dyn_event e = {.kind = DYN_EVENT_CLEARED, .dp_rank = dp_rank};
+    (void)worker;
+    return dyn_event_pub_send(self, &e, NULL, NULL);
+}
+
+dyn_kv_sink dyn_event_pub_sink(dyn_event_pub *self)
+{
+    return (dyn_kv_sink){self, sink_stored, sink_removed, sink_cleared};
 }
 
 int dyn_event_pub_flush(dyn_event_pub *self)
@@ -460,6 +494,7 @@ int dyn_event_pub_new(dyn_event_pub **out, const dyn_event_pub_options *options)
     self->wake[0] = self->wake[1] = -1;
     self->wire = options->wire;
     self->publisher_id = options->publisher_id;
+    self->worker_id = options->worker_id;
     self->dp_rank = options->dp_rank;
     self->block_size = options->block_size;
     self->batch_ms = options->batch_ms;

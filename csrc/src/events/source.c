@@ -221,7 +221,7 @@ static void use_load(dyn_event_source *self, const struct batch *b)
     }
     if (!self->o.worker_from_event) load.worker_id = self->o.worker_id;
     DYN__ADD(self->loads, 1);
-    if (self->o.load) self->o.load(self->o.user, &load);
+    if (self->o.load) self->o.load(self->o.load_user, &load);
 }
 
 static void lose(dyn_event_source *self, uint64_t from, uint64_t to)

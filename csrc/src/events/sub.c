@@ -17,6 +17,8 @@
 enum { TURN = 256, TICK_MS = 200 }; /* messages of one source before the others have their turn */
 static const uint64_t SETTLE_NS = 200000000, CATCH_UP_NS = 5000000000, CONNECT_NS = 10000000000;
 
+enum shown { CONNECTED, SILENT, AGE, EVENTS, GAPS, LOST, RESTARTS, REFUSED, MALFORMED, SHOWN };
+
 struct dyn_event_sub {
     pthread_mutex_t lock;
     pthread_cond_t left; /* a source is gone, or the thread has ended */
@@ -25,6 +27,8 @@ struct dyn_event_sub {
     pthread_t thread;
     bool has_thread, stopping;
     uint64_t silence_ns;
+    dyn_metrics *registry; /* a reference, or NULL */
+    dyn_metric *metrics[SHOWN];
     dyn_event_source *sources;
     unsigned count, made; /* made: for names of monitors */
     struct room {
@@ -210,9 +214,89 @@ fail:
     return rc;
 }
 
+/* ---- metrics ---------------------------------------------------------------------------------- */
+
+static void hide(dyn_event_sub *self, const dyn_event_source *s)
+{
+    char worker[24];
+    const char *labels[] = {worker};
+    if (self->registry == NULL) return;
+    snprintf(worker, sizeof(worker), "%llu", (unsigned long long)s->o.worker_id);
+    for (int i = 0; i < SHOWN; i++) dyn_metric_remove(self->metrics[i], labels);
+    dyn_error_clear();
+}
+
+/* At a scrape, on its thread. */
+static void show(void *self_)
+{
+    dyn_event_sub *self = self_;
+    uint64_t now = dyn_now_ns();
+    pthread_mutex_lock(&self->lock);
+    for (dyn_event_source *s = self->sources; s; s = s->next) {
+        char worker[24];
+        const char *labels[] = {worker};
+        uint64_t last = DYN__GET(s->last_event_ns), since = last ? last : s->added_at;
+        const double values[SHOWN] = {
+            [CONNECTED] = DYN__GET(s->connected),
+            [SILENT] = DYN__GET(s->silent),
+            [AGE] = now > since ? (double)(now - since) / 1e9 : 0,
+            [EVENTS] = (double)DYN__GET(s->events),
+            [GAPS] = (double)DYN__GET(s->gaps),
+            [LOST] = (double)DYN__GET(s->lost),
+            [RESTARTS] = (double)DYN__GET(s->restarts),
+            [REFUSED] = (double)DYN__GET(s->refused),
+            [MALFORMED] = (double)DYN__GET(s->malformed),
+        };
+        snprintf(worker, sizeof(worker), "%llu", (unsigned long long)s->o.worker_id);
+        for (int i = 0; i < SHOWN; i++) {
+            dyn_series *series = NULL;
+            if (dyn_metric_series(self->metrics[i], labels, &series) < 0 && series == NULL) continue;
+            double shown = dyn_series_value(series);
+            if (i < EVENTS)
+                dyn_series_set(series, values[i]);
+            else if (values[i] > shown)
+                dyn_series_count(series, (uint64_t)(values[i] - shown));
+            dyn_series_unref(series);
+        }
+    }
+    pthread_mutex_unlock(&self->lock);
+}
+
+int dyn_event_sub_show(dyn_event_sub *self, dyn_metrics *registry)
+{
+    static const struct {
+        const char *name, *help;
+    } shown[SHOWN] = {
+        [CONNECTED] = {"dynamo_kv_events_connected", "Whether the worker's KV events endpoint is connected."},
+        [SILENT] = {"dynamo_kv_events_silent", "1 when KV events are expected from the worker and none come."},
+        [AGE] = {"dynamo_kv_events_age_seconds", "Time since the worker's last KV event."},
+        [EVENTS] = {"dynamo_kv_events_total", "KV events of the worker."},
+        [GAPS] = {"dynamo_kv_events_gaps_total", "Times that numbers of batches were missing."},
+        [LOST] = {"dynamo_kv_events_lost_batches_total", "Batches that could not be fetched any more."},
+        [RESTARTS] = {"dynamo_kv_events_restarts_total", "Restarts of the worker's publisher."},
+        [REFUSED] = {"dynamo_kv_events_refused_total", "Events that the index refused."},
+        [MALFORMED] = {"dynamo_kv_events_malformed_total", "Messages that could not be read."},
+    };
+    const char *const labels[] = {"worker_id"};
+    int rc = DYN_OK;
+    if (self->registry) return dyn__fail(DYN_EBUSY, "these event sources are shown in a registry already");
+    for (int i = 0; i < SHOWN && rc == DYN_OK; i++) {
+        rc = dyn_metrics_define(registry, i < EVENTS ? DYN_GAUGE : DYN_COUNTER, shown[i].name, shown[i].help, labels, 1,
+                                NULL, 0, &self->metrics[i]);
+    }
+    if (rc < 0 || (rc = dyn_metrics_on_scrape(registry, show, self)) < 0) return rc;
+    self->registry = dyn_metrics_ref(registry);
+    return DYN_OK;
+}
+
 void dyn_event_sub_free(dyn_event_sub *self)
 {
     if (self == NULL) return;
+    if (self->registry) {
+        dyn_metrics_off_scrape(self->registry, show, self);
+        for (dyn_event_source *s = self->sources; s; s = s->next) hide(self, s);
+        dyn_metrics_unref(self->registry);
+    }
     if (self->has_thread) {
         pthread_mutex_lock(&self->lock);
         self->stopping = true;
@@ -320,6 +404,7 @@ void dyn_event_sub_remove(dyn_event_sub *self, dyn_event_source *source)
     wake(self);
     while (!source->gone) pthread_cond_wait(&self->left, &self->lock);
     pthread_mutex_unlock(&self->lock);
+    hide(self, source);
     dyn__source_free(source);
 }
 
