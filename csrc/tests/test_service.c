@@ -644,6 +644,46 @@ static void large_payloads_travel(void)
     dyn_loop_unref(loop);
 }
 
+static void silence_is_death(void)
+{
+    dyn_loop *loop;
+    dyn_pool *pool;
+    struct answer answer;
+    char address[64], sink[256];
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof at;
+    dyn_service_options options = {.ping_ms = 100, .dead_ms = 500};
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK_EQ(bind(listener, (struct sockaddr *)&at, size), 0);
+    CHECK_EQ(listen(listener, 1), 0);
+    CHECK_EQ(getsockname(listener, (struct sockaddr *)&at, &size), 0);
+    snprintf(address, sizeof address, "127.0.0.1:%d/x", ntohs(at.sin_port));
+    CHECK_EQ(dyn_loop_new(&loop), DYN_OK);
+    CHECK_EQ(dyn_pool_new(&pool, loop, &options), DYN_OK);
+    answer_init(&answer);
+    dyn_call_request request = to(address);
+    uint64_t began = dyn_now_ns();
+    CHECK_EQ(dyn_call_start(pool, &request, &remember, &answer, NULL, NULL), DYN_OK);
+    int fd = accept(listener, NULL, NULL); /* it takes the request and says nothing, as a stopped process does */
+    CHECK(fd >= 0);
+    wait_for(&answer, 0);
+    CHECK_EQ(answer.code, DYN_EBROKEN);
+    CHECK(strstr(answer.text, "no sign of life") != NULL);
+    CHECK(dyn_now_ns() - began >= UINT64_C(400000000));
+    dyn_frame frame;
+    size_t used, seen = 0, pings = 0;
+    ssize_t n = recv(fd, sink, sizeof sink, 0);
+    while (n > 0 && dyn_frame_read((uint8_t *)sink + seen, (size_t)n - seen, 1000, &frame, &used) == DYN_OK) {
+        pings += frame.type == DYN_FRAME_PING;
+        seen += used;
+    }
+    CHECK(pings >= 2);
+    close(fd);
+    close(listener);
+    put_away(pool);
+    dyn_loop_unref(loop);
+}
+
 static void strangers_are_shown_the_door(void)
 {
     dyn_loop *loop;
@@ -801,6 +841,6 @@ TEST_MAIN(TEST(items_come_in_order_and_then_the_end), TEST(many_calls_share_a_co
           TEST(nobody_listens), TEST(stop_and_kill_differ), TEST(a_deadline_ends_a_call),
           TEST(a_slow_reader_stops_its_producer_only), TEST(room_is_told), TEST(a_lost_peer_ends_its_calls_at_once),
           TEST(closing_a_pool_cancels_its_calls), TEST(mails_carry_items_and_the_end),
-          TEST(draining_sends_callers_elsewhere), TEST(large_payloads_travel), TEST(strangers_are_shown_the_door),
-          TEST(starting_survives_every_failed_allocation), TEST(loop_threads_survive_every_failed_allocation),
-          TEST(threads_share_a_pool))
+          TEST(draining_sends_callers_elsewhere), TEST(large_payloads_travel), TEST(silence_is_death),
+          TEST(strangers_are_shown_the_door), TEST(starting_survives_every_failed_allocation),
+          TEST(loop_threads_survive_every_failed_allocation), TEST(threads_share_a_pool))

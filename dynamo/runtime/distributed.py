@@ -236,7 +236,10 @@ class DistributedRuntime:
 
     def health(self) -> dict[str, Any]:
         """What ``/health`` answers: status, and the state of each endpoint."""
-        endpoints = {path: "ready" if served.registered else "notready" for path, served in self._served.items()}
+        endpoints = {
+            path: "ready" if served.registered and served.healthy else "notready"
+            for path, served in self._served.items()
+        }
         starting = settings.text("DYN_SYSTEM_STARTING_HEALTH_STATUS", "notready")
         ready = self._ready
         if ready is None:
@@ -355,6 +358,7 @@ class Endpoint:
         self._done: asyncio.Future[None] | None = None
         self._graceful = True
         self.registered = False
+        self.healthy = True
         self.metrics_labels: list[tuple[str, str]] = []
         self.health_check_payload: dict[str, Any] | None = None
 
@@ -402,7 +406,8 @@ class Endpoint:
         metrics_labels : list of (str, str), optional
             Of these, ``model`` labels this endpoint's metrics.
         health_check_payload : dict, optional
-            A request that shows whether the handler is well; kept for whoever probes it.
+            A request that shows whether the handler is well: sent, with the key ``_HEALTH_CHECK``, after
+            ``DYN_CANARY_WAIT_TIME`` seconds without finished requests. No answer in 3 s is ``notready``.
         arrays : bool
             Arrays in a request arrive as NumPy arrays instead of lists.
 
@@ -424,11 +429,16 @@ class Endpoint:
         self._serving = Serving(server, self._wire_path(), handler, arrays=arrays)
         self.metrics.follow(self._serving)
         runtime._served[self.path] = self
+        canary: asyncio.Task[None] | None = None
         try:
             await self.register_endpoint_instance()
+            if self.health_check_payload is not None:
+                canary = asyncio.ensure_future(self._watch_health())
             await self._done
             await self._drain()
         finally:
+            if canary is not None:
+                canary.cancel()
             self._serving.close()
             if self.registered and not runtime._down:
                 await self.unregister_endpoint_instance()
@@ -467,21 +477,55 @@ class Endpoint:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
+    async def _watch_health(self) -> None:
+        """After a while without finished requests send the health check: any answer will do."""
+        from dynamo._runtime import Caller
+
+        runtime, serving = self._runtime, self._serving
+        assert serving is not None
+        pause = settings.number("DYN_CANARY_WAIT_TIME", 10.0)
+        number = runtime.instance_id()
+        caller = Caller(runtime.pool, self.path, inhibit_secs=0.0)
+        caller.put(number, self._address())
+        finished = 0
+        while True:
+            await asyncio.sleep(pause)
+            before, finished = finished, _finished(serving)
+            if finished > before:
+                healthy = True
+            else:
+                stream = caller.call(
+                    {**(self.health_check_payload or {}), "_HEALTH_CHECK": True}, 2, number, False, None
+                )
+                try:
+                    await asyncio.wait_for(anext(stream, None), 3.0)
+                    healthy = True
+                except Exception:  # whatever it is, it is no answer
+                    healthy = False
+                finally:
+                    stream.kill()
+                finished = _finished(serving)
+            if healthy != self.healthy:
+                self.healthy = healthy
+                runtime._health_changed()
+
+    def _address(self) -> str:
+        server = self._runtime.server
+        return f"{_advertised(server.host)}:{server.port}/{self._wire_path()}"
+
     async def register_endpoint_instance(self) -> None:
         """Be found by clients (again)."""
         if self._serving is None:
             raise errors.InvalidArgument(f"endpoint {self.path}: serve it before registering it")
         runtime = self._runtime
-        server = runtime.server
         number = runtime.instance_id()
-        host = _advertised(server.host)
         value = {
             "type": "Endpoint",
             "namespace": self.namespace,
             "component": self.component,
             "endpoint": self.name,
             "instance_id": number,
-            "transport": {"tcp": f"{host}:{server.port}/{self._wire_path()}"},
+            "transport": {"tcp": self._address()},
             "request_plane_codec": "msgpack",
         }
         runtime.store.put(f"{self.prefix}{number:x}", json.dumps(value).encode(), runtime.lease)
@@ -528,6 +572,11 @@ class Endpoint:
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.path}>"
+
+
+def _finished(serving: Serving) -> int:
+    stats = serving.stats()
+    return stats["requests"] - stats["inflight"]
 
 
 def _advertised(host: str) -> str:

@@ -16,6 +16,7 @@ DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS              how long running request
 DYN_SYSTEM_PORT, DYN_SYSTEM_HOST                        the status server; -1: none                         -1, loopback
 DYN_SYSTEM_HEALTH_PATH, DYN_SYSTEM_LIVE_PATH            where it answers                                    as named
 DYN_SYSTEM_STARTING_HEALTH_STATUS                       before anything is served: ready or notready        notready
+DYN_CANARY_WAIT_TIME                                    seconds without requests before a health check      10
 DYN_WORKER_GRACEFUL_SHUTDOWN_TIMEOUT                    how long the worker function may take to return     30
 ======================================================  ==================================================  =========
 """

@@ -554,7 +554,7 @@ def test_unregistering_hides_an_instance_that_still_serves():
     run(main())
 
 
-def test_a_caller_picks_without_the_inhibited_until_their_time_is_over():
+def test_a_caller_knows_its_instances_in_order():
     async def main():
         runtime = runtime_of_this_loop()
         caller = Caller(runtime.pool, "x", inhibit_secs=0.05)
@@ -740,6 +740,19 @@ def test_nothing_is_left_behind():
             assert client.caller.pool.stats()["inflight"] == 0
 
     run(main())
+
+
+def test_ctrl_c_in_a_handler_ends_the_loop():
+    async def handler(request):
+        raise KeyboardInterrupt
+        yield
+
+    async def main():
+        async with serving(handler) as client:
+            await items(client.generate(0))
+
+    with pytest.raises(KeyboardInterrupt):
+        run(main())
 
 
 # ---- unary, models -------------------------------------------------------------------------------------------------

@@ -77,6 +77,33 @@ def test_health_metrics_and_engine_routes(monkeypatch):
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
+def test_a_handler_that_does_not_answer_its_health_check_is_not_ready(monkeypatch):
+    monkeypatch.setenv("DYN_CANARY_WAIT_TIME", "0.05")
+    probes = []
+
+    async def handler(request):
+        probes.append(request)
+        if sick:
+            raise RuntimeError
+        yield "well"
+
+    async def main():
+        global sick
+        sick = True
+        runtime = DistributedRuntime(asyncio.get_running_loop(), "mem", "tcp")
+        endpoint = runtime.endpoint("can.comp.ep")
+        task = asyncio.ensure_future(endpoint.serve_endpoint(handler, health_check_payload={"n": 1}))
+        for state in ("notready", "ready"):
+            while runtime.health()["endpoints"].get("can.comp.ep") != state:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            sick = False
+        assert probes[0] == {"n": 1, "_HEALTH_CHECK": True}
+        runtime.shutdown()
+        await task
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
 def test_settings_say_what_is_wrong(monkeypatch):
     monkeypatch.setenv("X", "many")
     with pytest.raises(ValueError, match="X='many': must be a number"):
