@@ -3,6 +3,7 @@ from typing import Any, TypeVar, final, overload
 
 from typing_extensions import Buffer, Self
 
+from dynamo._mailbox import Receiver
 from dynamo._metrics import Registry
 
 _T = TypeVar("_T")
@@ -75,8 +76,11 @@ class Server:
     @property
     def url(self) -> str: ...
 
+class Route(Receiver): ...
+
 @final
-class Request:
+class Request(Receiver):
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
     @property
     def method(self) -> str: ...
