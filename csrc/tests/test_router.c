@@ -184,7 +184,7 @@ static void the_product_formula_costs_what_it_should(void)
     dyn_router_unref(self);
 }
 
-static void a_decode_worker_is_credited_on_its_blocks(void)
+static void without_prefill_the_credit_comes_off_the_blocks(void)
 {
     dyn_router_config config = plain(16);
     config.track_prefill_tokens = false;
@@ -195,7 +195,7 @@ static void a_decode_worker_is_credited_on_its_blocks(void)
     book_on(self, 10, 64, chain(100, 4), 4);
     dyn_router_request r = {.tokens = 64, .sequence = chain(1, 4), .blocks = 4, .overlap = overlap(3, 3, 0)};
     CHECK_NEAR(cost_on(self, &r, 10), (4 + 4 - 3) + 1); /* credited: decode 8 - 3, one active request */
-    CHECK_NEAR(cost_on(self, &r, 11), 4);               /* an aggregated one: no prefill term at all */
+    CHECK_NEAR(cost_on(self, &r, 11), 4 - 3);           /* an aggregated one, too */
     r.overlap = overlap(0, 0, 0);
     CHECK_NEAR(cost_on(self, &r, 10), 8 + 1);
     dyn_router_unref(self);
@@ -209,6 +209,10 @@ static void a_weight_of_zero_takes_the_credit_away(void)
     r.override = (dyn_router_override){.set = DYN_ROUTER_SET_WEIGHT, .overlap_score_weight = 0};
     CHECK_NEAR(cost_on(self, &r, 10), 4);
     CHECK_NEAR(cost_on(self, &r, 11), 4);
+    dyn_router_reason rows[2];
+    size_t count;
+    CHECK_EQ(dyn_router_explain(self, &r, rows, 2, &count), DYN_OK);
+    CHECK(rows[0].overlap_blocks == 0 && rows[0].prefill_tokens == 64); /* nothing counts as cached */
     r.override.overlap_score_weight = 2;
     CHECK_NEAR(cost_on(self, &r, 10), 4);
     CHECK_NEAR(cost_on(self, &r, 11), 2 * 4 + 4);
@@ -1026,7 +1030,7 @@ static void many_threads_leave_nothing_behind(void)
 
 TEST_MAIN(TEST(the_weight_formula_costs_what_it_should), TEST(blocks_that_are_active_already_are_not_counted_again),
           TEST(the_credit_formula_costs_what_it_should), TEST(the_credit_of_a_loaded_worker_decays),
-          TEST(the_product_formula_costs_what_it_should), TEST(a_decode_worker_is_credited_on_its_blocks),
+          TEST(the_product_formula_costs_what_it_should), TEST(without_prefill_the_credit_comes_off_the_blocks),
           TEST(a_weight_of_zero_takes_the_credit_away), TEST(preferred_taints_scale_the_cost),
           TEST(equals_are_chosen_uniformly), TEST(the_smallest_tree_breaks_ties_when_asked),
           TEST(temperature_samples_by_softmax_over_the_range), TEST(round_robin_goes_around_and_skips),

@@ -220,7 +220,7 @@ def test_overrides_of_one_request():
     assert costs(overlap_score_weight=0.0) == [3, 3, 3]
     assert costs(overlap_score_credit=0.5) == [6.5, 5.0, 6.5]
     assert costs(prefill_load_scale=2.0) == [10, 4, 10]
-    assert costs(track_prefill_tokens=False) == [3, 3, 3]
+    assert costs(track_prefill_tokens=False) == [3, 0, 3]  # the credit comes off the decode blocks
     with pytest.raises(ValueError, match="nope"):
         costs(nope=1)
     with pytest.raises(ValueError, match="negative"):

@@ -41,7 +41,8 @@ enum dyn_router_policy {
 };
 enum dyn_router_formula {
     /* prefill_load_scale * max(0, (active tokens + isl) / block_size - credit)
-     *   + decode blocks + decode_active_request_weight * active requests                  (Dynamo 1.x) */
+     *   + decode blocks + decode_active_request_weight * active requests                  (Dynamo 1.x)
+     * Without track_prefill_tokens there is no prefill part, and the credit comes off the decode blocks. */
     DYN_ROUTER_COST_CREDIT,
     /* overlap_score_weight * (active tokens + isl - overlap * block_size) / block_size
      *   + decode blocks                                                                   (Dynamo 0.x) */
@@ -69,7 +70,7 @@ typedef struct dyn_router_config {
      * + disk_cache_hit_weight * disk + shared_cache_multiplier * shared blocks beyond device, where
      * decay = 1 / (1 + overlap_score_credit_decay * (active tokens - the least of all) / block_size / blocks asked). */
     double overlap_score_weight;
-    double overlap_score_credit, overlap_score_credit_decay;
+    double overlap_score_credit, overlap_score_credit_decay; /* credit 0: overlaps are not looked at */
     double prefill_load_scale, decode_active_request_weight;
     double host_cache_hit_weight, disk_cache_hit_weight, shared_cache_multiplier;
     double temperature; /* 0: the cheapest; else sampled by softmax(-(cost / (max - min)) / temperature) */

@@ -61,6 +61,8 @@ static bool tainted(const dyn_router_request *request, const struct slot *slot)
 uint32_t dyn__router_prepare(dyn_router *self, const dyn_router_request *request, uint64_t now, bool *all_busy)
 {
     const dyn_router_overlap *overlap = &request->overlap;
+    /* Without a credit the originals do not ask the index: nothing counts as cached, in loads neither. */
+    const bool credited = dyn__router_weights(&self->config, &request->override).credit > 0;
     uint32_t count = 0, busy = 0, avoided = 0;
 
     if (self->slot_used > 0) memset(self->scores, 0, self->slot_used * sizeof(*self->scores));
@@ -69,7 +71,7 @@ uint32_t dyn__router_prepare(dyn_router *self, const dyn_router_request *request
         uint32_t at = dyn__router_slot(self, row->worker, row->rank);
         if (at == NONE) continue; /* the index still knows a worker that has left */
         struct score *score = &self->scores[at];
-        score->overlap = row->blocks < request->blocks ? row->blocks : (uint32_t)request->blocks;
+        if (credited) score->overlap = row->blocks < request->blocks ? row->blocks : (uint32_t)request->blocks;
         score->tree = row->tree;
         if (overlap->host) score->host = overlap->host[i];
         if (overlap->disk) score->disk = overlap->disk[i];
@@ -154,7 +156,7 @@ void dyn__router_score(dyn_router *self, const dyn_router_request *request, cons
             prefill = fmax(0, raw - credit);
             if (config->formula == DYN_ROUTER_COST_PRODUCT)
                 score->cost = prefill * (decode + 1);
-            else if (slot->type == DYN_ROUTER_DECODE && !w.track_prefill && credit > 0)
+            else if (!w.track_prefill && credit > 0)
                 score->cost = fmax(0, decode - credit) + running;
             else
                 score->cost = w.prefill_scale * prefill + decode + running;
