@@ -43,7 +43,7 @@ from dynamo.engines.base import (
     usage,
 )
 from dynamo.engines.slots import Slot, Slots
-from dynamo.errors import DynamoError, EngineShutdown, InvalidArgument, NotFound, RemoteError
+from dynamo.errors import DynamoError, EngineShutdown, InvalidArgument, NotFound, RemoteError, StreamBroken
 
 if TYPE_CHECKING:
     from dynamo.llm.tokenizer import Tokenizer
@@ -75,7 +75,7 @@ class LlamaCppEngine(Engine):
     block_size : tokens of a block in the events
     threads : for computing; by default the cores this process may use
     gpu_layers : layers on an accelerator, -1 for as many as fit
-    embeddings : start a second server for `embed`
+    embeddings : start a second server for `embed`; vectors are the mean over an input's tokens, of length 1
     options : further settings of ``xllamacpp.CommonParams`` by name ("n_ubatch": 256, "cpuparams.poll": 0); those that
         the mirror depends on cannot be changed
     """
@@ -149,8 +149,9 @@ class LlamaCppEngine(Engine):
             self._server = await _Server.start(params, self._model, tell)
             if self._embeds:
                 tell("loading the model for embeddings", None)
+                self._context = context
                 more = {**self._shared(), "embedding": True, "pooling_type": 1, "n_parallel": 1, "n_ctx": context}
-                more["n_batch"] = more["n_ubatch"] = min(context, 2048)
+                more["n_batch"] = more["n_ubatch"] = self._embed_room()  # an input is computed in one step
                 self._embedder = await _Server.start(more, self._model, lambda what, part: None)
             tell("reading the vocabulary", None)
             self._tokenizer = await tokenizer
@@ -367,6 +368,8 @@ class LlamaCppEngine(Engine):
         prompts = [GenerateRequest.parse({"token_ids": ids}, self.info).token_ids for ids in batch]
         if not prompts:
             raise InvalidArgument("batch_token_ids is empty: there is nothing to embed")
+        if len(longest := max(prompts, key=len)) > self._embed_room():
+            raise InvalidArgument(f"an input has {len(longest)} tokens; {self._embed_room()} can be embedded at a time")
         vectors = []
         for prompt in prompts:
             connection = await self._embedder.fetch("POST", "/embeddings", json.dumps({"content": prompt}).encode())
@@ -376,6 +379,9 @@ class LlamaCppEngine(Engine):
             vector = answer[0]["embedding"]
             vectors.append(vector[0] if vector and isinstance(vector[0], list) else vector)
         return vectors
+
+    def _embed_room(self) -> int:
+        return min(self._context or 2048, 2048)
 
     def stats(self) -> EngineStats:
         busy = [slot for slot in self._slots.slots if slot.busy]
@@ -443,6 +449,7 @@ class _Answer:
         self.cached = 0
         self.may_hold_more = False  # the engine may reuse more than was foretold
         self._stored = False  # the prompt is announced
+        self._stream = True
 
     @property
     def certain(self) -> int:
@@ -475,6 +482,7 @@ class _Answer:
         asked, slots, slot = self.asked, self.engine._slots, self.slot
         seed = random.randrange(0xFFFFFFFF) if asked.seed is None else (asked.seed + len(self.made)) % 0xFFFFFFFF
         body = {**self.sampling, **more, "prompt": asked.token_ids + self.made, "id_slot": slot.id, "seed": seed}
+        body["stream"] = self._stream
         connection = await self.engine._ready().fetch("POST", "/completion", msgspec.json.encode(body))
         self.settled = False
 
@@ -483,7 +491,17 @@ class _Answer:
 
         self.stop.add_done_callback(hang_up)
         try:
+            item: dict[str, Any] = {"token_ids": []}
             seen, last = 0, None
+            if not body["stream"]:
+                try:
+                    last = self._whole(await connection.whole(), connection, item)
+                except StreamBroken:
+                    if not self.stop.done():
+                        raise self._failure(connection) from None
+                    yield self._end(item, "cancelled")
+                    return
+                seen = len(item["token_ids"])
             while last is None:
                 await connection.wait()
                 if self.stop.done():
@@ -492,7 +510,7 @@ class _Answer:
                 if not connection.events:
                     raise self._failure(connection)
                 events, connection.events = connection.events, []
-                item: dict[str, Any] = {"token_ids": []}
+                item = {"token_ids": []}
                 for raw in events:
                     event = msgspec.json.decode(raw)
                     if "error" in event:
@@ -514,8 +532,10 @@ class _Answer:
                 timings = last.get("timings") or {}
                 self._check(foretold, int(timings.get("cache_n", 0)))
                 self.engine._learn(int(timings.get("prompt_n", 0)), float(timings.get("prompt_ms", 0.0)))
-            # Tokens that never came to light: the end fell into a character.
+            # Tokens that never came to light, because the end fell into a character: a stream does not tell them, an
+            # answer in one piece does. So what is left is asked for again, that way.
             missing = int(last.get("tokens_predicted", seen)) - seen
+            self._stream = missing <= 0
             filled = int(last.get("tokens_cached", 0))
             everything = asked.token_ids + self.made
             slots.set(slot, everything[: min(filled, self.certain)], exact=filled <= self.certain)
@@ -523,6 +543,8 @@ class _Answer:
                 if missing > 0:
                     self._add(item, list(self.engine.info.eos_token_ids[:1]), sure=False)
                 yield self._end(item, "eos", self.made[-1] if self.made else None)
+            elif self._cut(item):
+                yield self._end(item, "stop", item["token_ids"][-1])
             elif len(self.made) >= asked.max_tokens or last.get("truncated"):
                 yield self._end(item, "length")
             elif item["token_ids"]:
@@ -557,6 +579,17 @@ class _Answer:
             ]
             item.setdefault("top_logprobs", []).extend([*([] for _ in hidden), *(top for _ in ids)])
         return count
+
+    def _whole(self, raw: bytes, connection: Connection, item: dict[str, Any]) -> dict[str, Any]:
+        """An answer in one piece: all its tokens are told, but not the probabilities of all."""
+        if connection.status != 200:
+            raise self._failure(connection)
+        last: dict[str, Any] = msgspec.json.decode(raw)
+        ids = last.get("tokens") or []
+        self._add(item, ids, sure=True)
+        if self.asked.logprobs is not None:
+            item["log_probs"], item["top_logprobs"] = [None] * len(ids), [[] for _ in ids]
+        return last
 
     def _add(self, item: dict[str, Any], ids: list[int], sure: bool) -> None:
         if not sure and self.unsure is None:
@@ -619,7 +652,6 @@ class _Answer:
 def _sampling(asked: GenerateRequest) -> dict[str, Any]:
     """A request's sampling in the words of llama.cpp; nothing is left to its defaults."""
     body: dict[str, Any] = {
-        "stream": True,
         "return_tokens": True,
         "cache_prompt": True,
         "temperature": asked.temperature,

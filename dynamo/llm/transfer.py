@@ -107,7 +107,9 @@ def _describe(path: pathlib.Path) -> dict[str, Any]:
     return {"name": path.name, "size": size, "needed": needed, "sum": whole.hexdigest(), "needed_sum": part.hexdigest()}
 
 
-async def fetch_from_worker(address: str, ignore_weights: bool = False, folder: str | None = None) -> str:
+async def fetch_from_worker(
+    address: str, ignore_weights: bool = False, folder: str | None = None, patience: float = 5.0
+) -> str:
     """Bring the files of a worker's model here.
 
     Parameters
@@ -115,6 +117,7 @@ async def fetch_from_worker(address: str, ignore_weights: bool = False, folder: 
     address : ``dyn://namespace.component.endpoint``
     ignore_weights : only what a front end needs
     folder : where to; by default ``~/.cache/dynamo/models``. Files that are there already and right are kept
+    patience : seconds to wait for a worker
 
     Returns
     -------
@@ -135,7 +138,7 @@ async def fetch_from_worker(address: str, ignore_weights: bool = False, folder: 
     try:
         client = await runtime.endpoint(address + SUFFIX).client()
         try:
-            await asyncio.wait_for(client.wait_for_instances(), 5.0)
+            await asyncio.wait_for(client.wait_for_instances(), patience)
         except (TimeoutError, asyncio.TimeoutError):
             raise Unavailable(
                 f"{address}: no worker gives its model's files there (dynamo worker --share-files)"

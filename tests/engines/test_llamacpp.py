@@ -80,10 +80,10 @@ def run(tiny_gguf):
     run.close()
 
 
-@pytest.fixture(scope="module")
-def noisy(tmp_path_factory):
+@pytest.fixture(scope="module", params=["spm", "bpe"])
+def noisy(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("noisy") / "noisy.gguf"
-    tiny.make(path, noisy=True)
+    tiny.make(path, request.param, noisy=True)
     run = Run(path)
     yield run
     run.close()
@@ -288,12 +288,35 @@ def test_an_answer_may_fill_the_context(run):
 def test_hidden_halves_of_characters_never_make_the_mirror_lie(noisy):
     """A model that writes broken characters: every text is complete, and nothing unsure is announced."""
     for seed in range(12):
-        ids, engine = prompt(200 + seed, 30), noisy.engine
+        ids, engine = prompt(200 + seed, 30), noisy.engine  # ids that both vocabularies have
         made, end, _ = noisy.ask(ids, 60, {"temperature": 1.0, "seed": seed}, ignore_eos=True)
         assert len(made) == 60 and end["completion_usage"]["completion_tokens"] == 60
         noisy.ask(ids + made, 4, {"temperature": 1.0, "seed": 1})
         assert engine.counts["mirror_wrong_more"] == engine.counts["mirror_wrong_less"] == 0
     assert engine.counts["tokens_hidden"] > 0
+
+
+def test_the_bytes_of_a_character_tell_the_hidden_tokens(run):
+    tokenizer = run.engine._tokenizer
+    for character in "日Å𓀀🎉":  # none of them is a piece of the vocabulary
+        ids = tokenizer.encode(character, add_special=False)[1:].tolist()
+        assert len(ids) == len(character.encode())
+        assert run.engine._hidden(len(ids) - 1, ids[-1:], character, None) == (ids[:-1], True)
+        assert run.engine._hidden(len(ids) - 1, ids[-1:], "\ufffd", list(character.encode())) == (ids[:-1], True)
+    guess, sure = run.engine._hidden(2, ids[-1:], "\ufffd\ufffd", None)
+    assert not sure and len(guess) <= 2
+
+
+def test_embeddings_come_from_a_second_server(tiny_gguf):
+    run = Run(tiny_gguf, embeddings=True, slots=1, context_length=128)
+    assert run.engine.info.embeds
+    one, two, again = run.do(run.engine.embed({"batch_token_ids": [[1, 300, 301], [1, 310], [1, 300, 301]]}, Context()))
+    assert len(one) == 64 and one == again != two and sum(x * x for x in one) == pytest.approx(1, abs=1e-3)
+    with pytest.raises(InvalidArgument, match="nothing to embed"):
+        run.do(run.engine.embed({"batch_token_ids": []}, Context()))
+    with pytest.raises(InvalidArgument, match="128"):
+        run.do(run.engine.embed({"batch_token_ids": [[1] * 200]}, Context()))
+    run.close()
 
 
 def test_an_end_token_ends_the_answer(noisy):
