@@ -1,7 +1,7 @@
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar, final, overload
 
-from typing_extensions import Buffer, Self
+from typing_extensions import Buffer, Self, disjoint_base
 
 from dynamo._mailbox import Receiver
 from dynamo._metrics import Registry
@@ -76,6 +76,7 @@ class Server:
     @property
     def url(self) -> str: ...
 
+@disjoint_base
 class Route(Receiver): ...
 
 @final
