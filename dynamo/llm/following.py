@@ -16,10 +16,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dynamo._router import SelectionCore
+from dynamo.llm.router_config import RouterMode
 
 if TYPE_CHECKING:
     from dynamo._discovery import Store
-    from dynamo._events import EventSource, EventSubscriber, LoadTable
+    from dynamo._events import LoadTable
+    from dynamo.llm.publisher import EventFollower
 
 __all__ = ["WorkerFollower"]
 
@@ -38,6 +40,10 @@ def _card_worker_of(key: str, prefix: str) -> tuple[int, bool]:
     """The instance id in a card's key, and whether the card is of a LoRA adapter rather than of the model."""
     first, _, rest = key[len(prefix) :].partition("/")
     return int(first, 16), bool(rest)
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else max(0, int(number))
 
 
 class WorkerFollower:
@@ -78,9 +84,8 @@ class WorkerFollower:
         self._cards: dict[int, dict[str, Any]] = {}
         self._ranks: dict[int, set[int]] = {}
         self._unsynced = 2
-        self._subscriber: EventSubscriber | None = None
+        self._events: EventFollower | None = None
         self._loads: LoadTable | None = None
-        self._sources: dict[str, EventSource] = {}
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -89,10 +94,10 @@ class WorkerFollower:
             self._task = asyncio.get_running_loop().create_task(self._run(), name=f"follow workers of {self.path}")
 
     async def _run(self) -> None:
+        self._follow_events()
         tasks = [
             asyncio.ensure_future(self._follow("v1/instances", self._instance_put, self._instance_gone)),
             asyncio.ensure_future(self._follow("v1/mdc", self._card_put, self._card_gone)),
-            asyncio.ensure_future(self._follow_channels()),
             asyncio.ensure_future(self._watch_over()),
         ]
         try:
@@ -112,8 +117,8 @@ class WorkerFollower:
             loop = self._task.get_loop()
             if not loop.is_closed():
                 self._task.cancel()
-        if self._subscriber is not None:
-            self._subscriber.close()
+        if self._events is not None:
+            self._events.close()
 
     # ---- instances and cards ---------------------------------------------------------------------------------------
 
@@ -217,50 +222,29 @@ class WorkerFollower:
 
     # ---- events and loads ------------------------------------------------------------------------------------------
 
-    async def _follow_channels(self) -> None:
-        watch = self.store.watch(f"v1/event_channels/namespace/{self.scope[0]}/")
-        try:
-            async for kind, key, value in watch:
-                if kind == "put":
-                    try:
-                        self._channel_put(key or "", json.loads(value or b"{}"))
-                    except (ValueError, TypeError, KeyError, AttributeError) as error:
-                        logger.warning("event channel %s makes no sense and is not used: %s", key, error)
-                elif kind == "delete":
-                    source = self._sources.pop(key or "", None)
-                    if source is not None:
-                        source.close()
-        finally:
-            watch.close()
+    def _follow_events(self) -> None:
+        from dynamo._events import LoadTable
+        from dynamo.llm.publisher import EventFollower
 
-    def _channel_put(self, key: str, record: dict[str, Any]) -> None:
-        """Listen to a channel of this endpoint, or of its component or namespace."""
-        parts = key.split("/")[2:]  # namespace ns [component c [endpoint e]] topic t publisher
-        place = dict(zip(parts[0::2], parts[1::2], strict=False))
-        for name, mine in zip(("namespace", "component", "endpoint"), self.scope, strict=True):
-            if place.get(name, mine) != mine:
-                return
-        topic = record.get("topic") or place.get("topic")
-        transport = record["transport"]
-        if topic not in ("kv-events", "kv_events", "kv_metrics") or transport["kind"] != "zmq":
-            return
-        config = transport["config"]
-        old = self._sources.pop(key, None)
-        if old is not None:
-            old.close()
-        if self._subscriber is None:
-            from dynamo._events import EventSubscriber, LoadTable
-
-            self._subscriber = EventSubscriber()
-            self._loads = LoadTable()
-        wanted = self.core.config.use_kv_events and topic != "kv_metrics"
-        self._sources[key] = self._subscriber.add(
-            int(record["instance_id"]),
-            config["endpoint"],
-            self.core if wanted else None,
-            replay_endpoint=config.get("replay_endpoint"),
+        namespace, component, _ = self.scope
+        listens = self.core.mode == RouterMode.KV and self.core.config.use_kv_events
+        self._loads = LoadTable()
+        self._events = EventFollower(
+            self.store,
+            namespace,
+            component,
+            self.core if listens else None,
             loads=self._loads,
+            on_gone=self._publisher_gone,
         )
+
+    def _publisher_gone(self, worker: int) -> None:
+        """Nobody says any more what the worker holds: what it said is not believed any more either."""
+        if worker in self._ranks:
+            for rank in self._ranks[worker]:
+                self.core.cleared(worker, rank)
+        else:
+            self.core.remove_worker(worker)
 
     async def _watch_over(self) -> None:
         """Now and then: hand loads over, name who is silent."""
@@ -275,9 +259,9 @@ class WorkerFollower:
                 self.core.report(
                     worker,
                     rank,
-                    active_decode_blocks=numbers.get("active_decode_blocks", numbers.get("kv_active_blocks")),
-                    active_prefill_tokens=numbers.get("active_prefill_tokens"),
-                    kv_used_blocks=numbers.get("kv_used_blocks"),
+                    active_decode_blocks=_whole(numbers.get("active_decode_blocks", numbers.get("kv_active_blocks"))),
+                    active_prefill_tokens=_whole(numbers.get("active_prefill_tokens")),
+                    kv_used_blocks=_whole(numbers.get("kv_used_blocks")),
                 )
         silent = {(row["worker_id"], row["dp_rank"]) for row in self.core.loads() if row["silent"]}
         for worker, rank in sorted(silent - self.silent):

@@ -285,7 +285,12 @@ class KvRouter:
             from dynamo._hash import compute_block_hash_for_seq
 
             how["block_hashes"] = compute_block_hash_for_seq(
-                token_ids, self.block_size, block_mm_infos, lora_name, None, cache_namespace
+                token_ids,
+                self.block_size,
+                [None if info is None else dict(info) for info in block_mm_infos],
+                lora_name,
+                None,
+                cache_namespace,
             )
         elif lora_name or cache_namespace:
             how["lora_name"], how["cache_namespace"] = lora_name, cache_namespace

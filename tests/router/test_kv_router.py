@@ -12,6 +12,7 @@ import dynamo._core
 import dynamo.llm
 from dynamo import errors
 from dynamo.llm import KvPushRouter, KvRouter, KvRouterConfig, LoadThresholdConfig, RoutingConstraints
+from dynamo.llm.publisher import KvEventPublisher, WorkerMetricsPublisher
 from dynamo.runtime import DistributedRuntime
 
 PATH = "ns.backend.generate"
@@ -76,7 +77,7 @@ def cluster_test(test):
 
 async def until(condition):
     async def wait():
-        while not condition():  # noqa: ASYNC110
+        while not (await result if asyncio.iscoroutine(result := condition()) else result):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
     await asyncio.wait_for(wait(), 20)
@@ -167,6 +168,18 @@ async def test_requests_of_other_kinds_do_not_share_blocks(cluster):
     assert (await router.best_worker(prompt))[2] == 0
     assert (await router.best_worker(prompt, lora_name="x"))[2] == 4
     assert (await router.best_worker(prompt, lora_name="x", cache_namespace="y"))[2] == 0
+
+
+@cluster_test
+async def test_the_same_tokens_with_another_image_are_another_prompt(cluster):
+    await cluster.worker()
+    router = KvRouter(cluster.endpoint, 16, approximate())
+    prompt = list(range(64))
+    image = [{"mm_objects": [{"mm_hash": 7, "offsets": [[0, 4]]}]}, None, None, None]
+    await router.best_worker(prompt, request_id="a", update_indexer=True, block_mm_infos=image)
+    assert (await router.best_worker(prompt))[2] == 0
+    assert (await router.best_worker(prompt, block_mm_infos=image))[2] == 4
+    assert (await router.best_worker(prompt, block_mm_infos=[None] * 4))[2] == 0
 
 
 @cluster_test
@@ -326,6 +339,46 @@ async def test_a_worker_without_events_is_named(cluster):
     router.core.stored(worker, [1], [1])
     router.follower.check()
     assert router.follower.silent == set()
+
+
+@cluster_test
+async def test_events_of_workers_reach_the_index_and_loads_the_table(cluster):
+    a, b = await cluster.worker(), await cluster.worker(runtime_config={"total_kv_blocks": 100})
+    half = LoadThresholdConfig(active_decode_blocks_threshold=0.5)
+    router = KvRouter(cluster.endpoint, 16, KvRouterConfig(), load_threshold_config=half)
+    prompt = list(range(64))
+    hashes = [101, 102, 103, 104]
+    publishers = [
+        KvEventPublisher(runtime.endpoint(PATH), worker, 16)
+        for runtime, worker in zip(cluster.runtimes, (a, b), strict=True)
+    ]
+    publishers[0].publish_stored(prompt[:32], [16, 16], hashes[:2])
+    publishers[1].publish_stored(prompt, [16] * 4, hashes)
+    await until(lambda: router.core.overlaps(prompt) == {(a, 0): 2, (b, 0): 4})
+    assert await router.best_worker(prompt) == (b, 0, 4)
+    assert all(row["seconds_since_event"] is not None for row in router.core.loads())
+    publishers[1].publish_removed(hashes[1:])
+    await until(lambda: router.core.overlaps(prompt) == {(a, 0): 2, (b, 0): 1})
+    # A worker that says it is full gets nothing.
+    metrics = WorkerMetricsPublisher()
+    await metrics.create_endpoint(cluster.runtimes[1].endpoint(PATH))
+    publishers[1].publish_stored(prompt[16:], [16] * 3, hashes[1:], parent_hash=hashes[0])
+    await until(lambda: router.core.overlaps(prompt) == {(a, 0): 2, (b, 0): 4})
+
+    async def reported():
+        metrics.publish(kv_used_blocks=60)
+        router.follower.check()
+        return router.core.loads()[1]["busy"]
+
+    await until(reported)
+    assert (await router.best_worker(prompt))[0] == a
+    # Without its publisher nobody knows what a worker holds.
+    publishers[0].shutdown()
+    await until(lambda: (a, 0) not in router.core.overlaps(prompt))
+    assert a in router.follower.workers
+    metrics.shutdown()
+    publishers[1].shutdown()
+    router.close()
 
 
 @cluster_test
