@@ -198,6 +198,21 @@ static int is_ours(dyn_event_decoder *self, const struct fields *f, bool *ours)
 
 /* ---- what goes into a local hash -------------------------------------------------------------- */
 
+/* An integer as token ids are packed: up to 32 bits, not negative. False: it is something else. */
+static inline bool small_uint(struct dyn__mp *c, uint32_t *out)
+{
+    const uint8_t *p = c->at;
+    size_t left = (size_t)(c->end - p);
+    if (left > 0 && p[0] < 0x80) return *out = p[0], c->at = p + 1, true;
+    if (left > 2 && p[0] == 0xcd) return *out = (uint32_t)p[1] << 8 | p[2], c->at = p + 3, true;
+    if (left > 4 && p[0] == 0xce) {
+        *out = (uint32_t)p[1] << 24 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 8 | p[4];
+        c->at = p + 5;
+        return true;
+    }
+    return false;
+}
+
 /* Token ids into self->tokens. Pairs [a, b] (EAGLE looks one token ahead) become a.. and the last b: one more. */
 static int tokens_of(dyn_event_decoder *self, const struct fields *f, size_t *count, bool *eagle)
 {
@@ -216,6 +231,7 @@ static int tokens_of(dyn_event_decoder *self, const struct fields *f, size_t *co
         self->tokens = tokens, self->tokens_room = room;
     }
     for (uint32_t i = 0; i < n; i++) {
+        if (!*eagle && small_uint(&c, &self->tokens[i])) continue;
         if ((rc = dyn__mp_next(&c, &item)) < 0) return rc;
         a = item.u;
         if (item.kind == MP_ARRAY) {

@@ -100,6 +100,11 @@ int dyn__mp_next(struct dyn__mp *c, struct dyn__mp_item *item)
     }
 }
 
+/* Bytes of an item by its first byte, where that alone says it; 0: it does not (FIXSTR is computed). */
+static const uint8_t sizes[256] = {[0x00 ... 0x7f] = 1, [0xc0] = 1, [0xc2 ... 0xc3] = 1, [0xca] = 5,         [0xcb] = 9,
+                                   [0xcc] = 2,          [0xcd] = 3, [0xce] = 5,          [0xcf] = 9,         [0xd0] = 2,
+                                   [0xd1] = 3,          [0xd2] = 5, [0xd3] = 9,          [0xe0 ... 0xff] = 1};
+
 int dyn__mp_skip(struct dyn__mp *c)
 {
     uint64_t left[DEPTH]; /* items still to come on each level */
@@ -112,6 +117,14 @@ int dyn__mp_skip(struct dyn__mp *c)
             if (depth == 0) return DYN_OK;
             depth--;
         }
+        while (left[depth] > 0 && c->at < c->end) { /* a run of items without anything inside */
+            uint8_t tag = *c->at;
+            size_t size = tag >= 0xa0 && tag < 0xc0 ? 1 + (size_t)(tag & 0x1f) : sizes[tag];
+            if (size == 0 || size > (size_t)(c->end - c->at)) break;
+            c->at += size;
+            left[depth]--;
+        }
+        if (left[depth] == 0) continue;
         left[depth]--;
         if ((rc = dyn__mp_next(c, &item)) < 0) return rc;
         if ((item.kind != MP_ARRAY && item.kind != MP_MAP) || item.size == 0) continue;

@@ -208,6 +208,25 @@ int dyn__plane_open(const uint8_t *frame, size_t size, struct dyn__envelope *out
     return DYN_OK;
 }
 
+/* One block exactly as we write it, both hashes of 8 bytes; what nearly all blocks are. False: read it the long way. */
+static bool usual_block(struct dyn__mp *c, uint64_t *block, uint64_t *tokens)
+{
+    static const char first[] = "\x82\xaa"
+                                "block_hash\xcf",
+                      second[] = "\xab"
+                                 "tokens_hash\xcf";
+    enum { FIRST = sizeof(first) - 1, SECOND = sizeof(second) - 1 };
+    const uint8_t *p = c->at;
+    if (c->end - p < FIRST + 8 + SECOND + 8 || memcmp(p, first, FIRST) != 0 ||
+        memcmp(p + FIRST + 8, second, SECOND) != 0) {
+        return false;
+    }
+    *block = dyn__get_u64(p + FIRST);
+    *tokens = dyn__get_u64(p + FIRST + 8 + SECOND);
+    c->at = p + FIRST + 8 + SECOND + 8;
+    return true;
+}
+
 /* Blocks (pairs of hashes) or bare hashes. */
 static int read_blocks(struct dyn__mp *c, dyn_event *e, bool bare)
 {
@@ -224,6 +243,7 @@ static int read_blocks(struct dyn__mp *c, dyn_event *e, bool bare)
             if ((rc = dyn__mp_uint(c, &e->block_hashes[i])) < 0) return rc;
             continue;
         }
+        if (usual_block(c, &e->block_hashes[i], &e->tokens_hashes[i])) continue;
         if ((rc = open_struct(c, names, 2, at)) < 0) return rc;
         if (at[0].at == NULL || at[1].at == NULL) return missing(c, names[at[0].at != NULL]);
         if ((rc = dyn__mp_uint(&at[0], &e->block_hashes[i])) < 0 ||
