@@ -146,7 +146,15 @@ class _SpecialTokens:
                 lengths.append(len(text))
         for lengths in self.lengths.values():
             lengths.sort(reverse=True)
-        self.first = re.compile("[" + "".join(re.escape(c) for c in self.lengths) + "]") if self.ids else None
+        # Where a special token may begin: its first character, and its second where it has one.
+        seconds: dict[str, set[str]] = {}
+        for text in self.ids:
+            seconds.setdefault(text[0], set()).add(text[1:2])
+        starts = [
+            re.escape(first) + ("" if "" in then else f"(?=[{''.join(map(re.escape, sorted(then)))}])")
+            for first, then in seconds.items()
+        ]
+        self.first = re.compile("|".join(starts)) if starts else None
 
     def split(self, text: str) -> list["str | int"]:
         if self.first is None:
