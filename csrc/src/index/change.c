@@ -92,26 +92,30 @@ int dyn__store(dyn_index *self, uint32_t slot, uint32_t parent, const uint64_t *
     int rc;
     bool fresh = false;
     uint32_t memo[2] = {0, 0}, id;
-    uint64_t place = parent == 0 ? self->keys.root : dyn__entry_of(self, parent)->place, places[WINDOW];
+    uint64_t place = parent == 0 ? self->keys.root : dyn__entry_of(self, parent)->place, places[WINDOW], hashes[WINDOW];
 
     *last = parent;
     for (size_t start = 0; start < count; start += WINDOW) {
         size_t n = count - start < WINDOW ? count - start : WINDOW;
         for (size_t i = 0; i < n; i++) {
             places[i] = place = dyn__place_mix(&self->keys, place) ^ tokens[start + i];
-            dyn__prefetch_place(self, dyn__place_hash(&self->keys, place));
-            if (names == NULL) continue;
-            uint64_t hash = dyn__name_hash(&self->keys, names[start + i]);
-            const dyn__segment *segment = dyn__segment_of(&self->names, hash);
-            if (segment != NULL) DYN__PREFETCH(&segment->at[dyn__home(segment, hash)]);
+            hashes[i] = dyn__place_hash(&self->keys, place);
+            dyn__prefetch_place(self, hashes[i]);
+            if (names != NULL) dyn__prefetch_name(self, names[start + i]);
+        }
+        for (size_t i = 0; i < n && n > 1 && !fresh; i++) {
+            uint32_t guess = dyn__guess(&self->places, hashes[i]);
+            if (guess != 0) DYN__PREFETCH(dyn__entry_of(self, guess));
         }
         for (size_t i = 0; i < n; i++) {
             uint64_t name = names == NULL ? 0 : names[start + i];
-            id = fresh ? 0 : dyn__at_place(self, places[i], dyn__place_hash(&self->keys, places[i]));
+            id = fresh ? 0 : dyn__at_place(self, places[i], hashes[i]);
             if (id == 0) {
-                if ((rc = dyn__make_room(self, *last)) < 0) return rc;
-                if (self->bounded) memo[0] = memo[1] = 0; /* room may have been made: sets may be gone */
-                if ((rc = dyn__entry_make(self, *last, places[i], name, slot, &id)) < 0) return rc;
+                if (self->bounded) {
+                    if ((rc = dyn__make_room(self, *last)) < 0) return rc;
+                    memo[0] = memo[1] = 0; /* room may have been made: sets may be gone */
+                }
+                if ((rc = dyn__entry_make(self, *last, places[i], hashes[i], name, slot, &id)) < 0) return rc;
                 fresh = true;
                 if (names != NULL && (*dyn__child_of(self, id) & DYN__UNNAMED || self->others.used > 0)) {
                     if ((rc = dyn__name_stored(self, id, slot, name, true)) < 0) {
@@ -134,6 +138,7 @@ int dyn__store(dyn_index *self, uint32_t slot, uint32_t parent, const uint64_t *
             *last = id;
         }
     }
+    dyn__worker_of(self, slot)->last = *last;
     if (!fresh) dyn__touch(self, *last); /* a new block has yet to show that it is wanted */
     return DYN_OK;
 }
@@ -146,6 +151,7 @@ int dyn_index_stored(dyn_index *self, uint64_t worker, uint32_t dp_rank, const u
 
     pthread_mutex_lock(&self->lock);
     if (parent != NULL) {
+        if (count > 0) dyn__prefetch_name(self, block_hashes[0]);
         slot = dyn__slot_find(self, worker, dp_rank);
         above = slot == 0 ? 0 : dyn__named(self, slot - 1, *parent, false);
         if (above == 0)
@@ -195,12 +201,26 @@ static int remove_run(dyn_index *self, uint32_t id, uint32_t slot)
     return DYN_OK;
 }
 
+/* Three rounds, each on what the one before asked for: the lines of the names, the entries, the lines of their places. */
+static void prefetch_named(const dyn_index *self, const uint64_t *names, size_t count)
+{
+    uint32_t guess[WINDOW];
+    for (size_t i = 0; i < count; i++) dyn__prefetch_name(self, names[i]);
+    for (size_t i = 0; i < count; i++) {
+        guess[i] = dyn__guess(&self->names, dyn__name_hash(&self->keys, names[i]));
+        if (guess[i] != 0) DYN__PREFETCH(dyn__entry_of(self, guess[i]));
+    }
+    for (size_t i = 0; i < count; i++)
+        if (guess[i] != 0) dyn__prefetch_place(self, dyn__place_hash(&self->keys, dyn__entry_of(self, guess[i])->place));
+}
+
 int dyn_index_removed(dyn_index *self, uint64_t worker, uint32_t dp_rank, const uint64_t *block_hashes, size_t count)
 {
     int rc = DYN_OK;
     pthread_mutex_lock(&self->lock);
     uint32_t slot = dyn__slot_find(self, worker, dp_rank);
     for (size_t i = 0; i < count; i++) {
+        if (i % WINDOW == 0) prefetch_named(self, block_hashes + i, count - i < WINDOW ? count - i : WINDOW);
         uint32_t id = slot == 0 ? 0 : dyn__named(self, slot - 1, block_hashes[i], true);
         if (id != 0) {
             int failed = remove_run(self, id, slot - 1);

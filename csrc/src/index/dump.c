@@ -9,7 +9,9 @@ static int visit_entry(const dyn_index *self, uint32_t id, int (*visit)(void *, 
     uint64_t parent_place = above == 0 ? self->keys.root : dyn__entry_of(self, above)->place;
     if (self->nameless) { /* its sequence hash; the parent was visited before */
         uint64_t local = entry->place ^ dyn__place_mix(&self->keys, parent_place);
-        dyn_hash_chain(&local, 1, above == 0 ? NULL : dyn__name_of(self, above), dyn__name_of(self, id));
+        uint64_t parent_name = above == 0 ? 0 : *dyn__name_of(self, above), name;
+        dyn_hash_chain(&local, 1, above == 0 ? NULL : &parent_name, &name);
+        *dyn__name_of(self, id) = name;
     }
     dyn_index_block block = {
         .has_parent = above != 0,

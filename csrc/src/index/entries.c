@@ -102,34 +102,34 @@ static void unlink_child(dyn_index *self, uint32_t parent, uint32_t id)
     }
 }
 
-int dyn__entry_make(dyn_index *self, uint32_t parent, uint64_t place, uint64_t name, uint32_t slot, uint32_t *out)
+int dyn__entry_make(dyn_index *self, uint32_t parent, uint64_t place, uint64_t place_hash, uint64_t name, uint32_t slot,
+                    uint32_t *out)
 {
     int rc;
     uint32_t id = 0;
     bool edge, named = false;
-    uint64_t place_hash = dyn__place_hash(&self->keys, place), name_hash = 0;
+    uint64_t name_hash = 0;
+    dyn__segment *places, *names = NULL;
 
-    if ((rc = dyn__lines_reserve(self, DYN__PLACES, place_hash)) < 0) return rc;
+    if ((rc = dyn__lines_reserve(self, DYN__PLACES, place_hash, &places)) < 0) return rc;
     if (!self->nameless && dyn__first_named(self, name) == 0) {
         named = true;
         name_hash = dyn__name_hash(&self->keys, name);
-        if ((rc = dyn__lines_reserve(self, DYN__NAMES, name_hash)) < 0) return rc;
+        if ((rc = dyn__lines_reserve(self, DYN__NAMES, name_hash, &names)) < 0) return rc;
     }
     if ((rc = take_id(self, &id)) < 0) return rc;
-    dyn__chunk *chunk = dyn__chunk_of(self, id);
-    uint32_t at = id & (DYN__CHUNK - 1);
-    chunk->child[at] = named ? 0 : DYN__UNNAMED;
+    dyn__entry *entry = dyn__entry_of(self, id);
+    entry->child = named ? 0 : DYN__UNNAMED;
     if ((rc = link_child(self, parent, id, &edge)) < 0) {
         give_id(self, id);
         return rc;
     }
-    dyn__entry *entry = &chunk->entry[at];
     entry->place = place;
-    chunk->name[at] = name;
+    entry->name = name;
     DYN__SET(entry->set, slot + 1);
     DYN__SET(entry->parent, parent | (edge ? DYN__EDGE : 0));
-    if (named) dyn__lines_insert(self, DYN__NAMES, name_hash, id);
-    dyn__lines_insert(self, DYN__PLACES, place_hash, id); /* from here on readers see it */
+    if (named) dyn__lines_insert(names, name_hash, id);
+    dyn__lines_insert(places, place_hash, id); /* from here on readers see it */
     dyn__worker *worker = dyn__worker_of(self, slot);
     DYN__ADD(worker->held, 1);
     DYN__ADD(self->worker_blocks, 1);
@@ -141,13 +141,12 @@ int dyn__entry_make(dyn_index *self, uint32_t parent, uint64_t place, uint64_t n
 void dyn__entry_release(dyn_index *self, uint32_t id)
 {
     while (id != 0) {
-        dyn__chunk *chunk = dyn__chunk_of(self, id);
-        dyn__entry *entry = &chunk->entry[id & (DYN__CHUNK - 1)];
-        uint32_t child = chunk->child[id & (DYN__CHUNK - 1)], parent = DYN__GET(entry->parent);
+        dyn__entry *entry = dyn__entry_of(self, id);
+        uint32_t child = entry->child, parent = DYN__GET(entry->parent);
         if (DYN__GET(entry->set) != 0 || (child & DYN__ID_MASK) != 0) return;
         dyn__lines_erase(self, DYN__PLACES, dyn__place_hash(&self->keys, entry->place), id);
         if ((child & DYN__UNNAMED) == 0)
-            dyn__lines_erase(self, DYN__NAMES, dyn__name_hash(&self->keys, *dyn__name_of(self, id)), id);
+            dyn__lines_erase(self, DYN__NAMES, dyn__name_hash(&self->keys, entry->name), id);
         unlink_child(self, parent & DYN__ID_MASK, id);
         if (self->uses.used > 0) dyn__uses_drop(self, id);
         DYN__SET(entry->parent, DYN__FREE);
@@ -246,11 +245,10 @@ static size_t room_for(const dyn_index *self)
 static void evict_from(dyn_index *self, uint32_t id, uint32_t keep, size_t goal)
 {
     while (id != 0 && id != keep && DYN__GET(self->blocks) > goal) {
-        uint32_t at = id & (DYN__CHUNK - 1);
-        dyn__chunk *chunk = dyn__chunk_of(self, id);
-        uint32_t parent = DYN__GET(chunk->entry[at].parent);
-        uint64_t bit = UINT64_C(1) << at % 64;
-        if (parent & DYN__FREE || (chunk->child[at] & DYN__ID_MASK) != 0) return;
+        const dyn__entry *entry = dyn__entry_of(self, id);
+        uint32_t parent = DYN__GET(entry->parent);
+        uint64_t bit = UINT64_C(1) << id % 64;
+        if (parent & DYN__FREE || (entry->child & DYN__ID_MASK) != 0) return;
         if (DYN__GET(*dyn__used_of(self, id)) & bit) {
             atomic_fetch_and_explicit(dyn__used_of(self, id), ~bit, memory_order_relaxed);
             return;

@@ -74,11 +74,16 @@ typedef struct dyn__map {
 enum { DYN__CHUNK_BITS = 10, DYN__LEAF_BITS = 9, DYN__TOP_BITS = 10, DYN__CHUNK = 1 << DYN__CHUNK_BITS };
 #define DYN__ID_MASK UINT32_C(0x1fffffff)
 _Static_assert(DYN__CHUNK_BITS + DYN__LEAF_BITS + DYN__TOP_BITS == 29, "ids are 29 bits; 0 is the root");
+/* 28 bytes side by side: whoever needs one field mostly needs them all, and memory is slow. */
+typedef uint64_t dyn__loose_u64 __attribute__((aligned(4)));
 typedef struct dyn__entry {
-    uint64_t place;
+    dyn__loose_u64 place;
     _Atomic uint32_t set;    /* 0: nobody; slot + 1: one worker; DYN__MANY | set id */
-    _Atomic uint32_t parent; /* id, and: */
+    _Atomic uint32_t parent; /* id, and flags */
+    dyn__loose_u64 name;
+    uint32_t child;          /* id of the first one, and flags */
 } dyn__entry;
+_Static_assert(sizeof(dyn__entry) == 28, "seven words");
 #define DYN__EDGE UINT32_C(0x80000000)    /* parent: starts a run */
 #define DYN__TANGLED UINT32_C(0x40000000) /* parent, of a first entry: gaps may be below */
 #define DYN__FREE UINT32_C(0x20000000)    /* parent: not a live entry */
@@ -87,9 +92,7 @@ typedef struct dyn__entry {
 #define DYN__UNNAMED UINT32_C(0x20000000) /* child: not in `names` */
 #define DYN__MANY UINT32_C(0x80000000)    /* set */
 typedef struct dyn__chunk {
-    dyn__entry entry[DYN__CHUNK];
-    uint64_t name[DYN__CHUNK];
-    uint32_t child[DYN__CHUNK];
+    dyn__entry entry[DYN__CHUNK]; /* 7 pages */
 } dyn__chunk;
 typedef struct dyn__used {
     _Atomic uint64_t bits[DYN__CHUNK / 64];
@@ -117,6 +120,7 @@ typedef struct dyn__worker {
     uint64_t id;
     uint32_t dp_rank;
     uint32_t next; /* of a free slot */
+    uint32_t last; /* the entry that it stored last: mostly the parent of the next */
     _Atomic uint64_t held;
     bool live;
 } dyn__worker;
@@ -158,7 +162,7 @@ struct dyn_index {
     dyn__map aliases_of; /* slot, entry -> the other name; with FOREIGN: that slot never used the entry's own name */
     dyn__map slots;   /* (worker, dp_rank) -> slot + 1 */
     dyn__map uses;    /* entry -> ring of times; only with an expiration */
-    uint32_t next_id, free_id, next_slot, free_slot, hand;
+    uint32_t next_id, free_id, next_slot, free_slot, last_slot, hand;
     struct {
         uint32_t *at; /* ids + 1 */
         uint32_t room, used, next_id, free_id;
@@ -181,8 +185,8 @@ void dyn__limbo_tend(dyn_index *self);  /* at the end of a change */
 
 /* table.c */
 typedef enum { DYN__PLACES, DYN__NAMES } dyn__which;
-int dyn__lines_reserve(dyn_index *self, dyn__which which, uint64_t hash); /* room for one more with this hash */
-void dyn__lines_insert(dyn_index *self, dyn__which which, uint64_t hash, uint32_t id); /* reserved before */
+int dyn__lines_grow(dyn_index *self, dyn__which which, uint64_t hash);
+void dyn__lines_insert(dyn__segment *segment, uint64_t hash, uint32_t id); /* of dyn__lines_reserve() */
 void dyn__lines_erase(dyn_index *self, dyn__which which, uint64_t hash, uint32_t id);
 void dyn__lines_free(dyn_index *self, dyn__which which);
 
@@ -201,12 +205,13 @@ void dyn__set_reuse(dyn_index *self, dyn__set *set); /* nobody can have it any m
 void dyn__sets_free(dyn_index *self);
 
 /* workers.c */
-uint32_t dyn__slot_find(const dyn_index *self, uint64_t worker, uint32_t dp_rank); /* slot + 1, or 0 */
+uint32_t dyn__slot_find(dyn_index *self, uint64_t worker, uint32_t dp_rank); /* slot + 1, or 0 */
 int dyn__slot_make(dyn_index *self, uint64_t worker, uint32_t dp_rank, uint32_t *slot);
 void dyn__slot_forget(dyn_index *self, uint32_t slot);
 
 /* entries.c */
-int dyn__entry_make(dyn_index *self, uint32_t parent, uint64_t place, uint64_t name, uint32_t slot, uint32_t *out);
+int dyn__entry_make(dyn_index *self, uint32_t parent, uint64_t place, uint64_t place_hash, uint64_t name, uint32_t slot,
+                    uint32_t *out);
 void dyn__entry_release(dyn_index *self, uint32_t id); /* free it if nobody holds it and nothing hangs below, and so on upwards */
 int dyn__hold(dyn_index *self, uint32_t id, uint32_t slot, uint32_t memo[2]);
 int dyn__drop(dyn_index *self, uint32_t id, uint32_t slot, uint32_t memo[2]); /* does not release */
@@ -274,13 +279,13 @@ static inline dyn__entry *dyn__entry_of(const dyn_index *self, uint32_t id)
 {
     return &dyn__chunk_of(self, id)->entry[id & (DYN__CHUNK - 1)];
 }
-static inline uint64_t *dyn__name_of(const dyn_index *self, uint32_t id)
+static inline dyn__loose_u64 *dyn__name_of(const dyn_index *self, uint32_t id)
 {
-    return &dyn__chunk_of(self, id)->name[id & (DYN__CHUNK - 1)];
+    return &dyn__entry_of(self, id)->name;
 }
 static inline uint32_t *dyn__child_of(const dyn_index *self, uint32_t id)
 {
-    return &dyn__chunk_of(self, id)->child[id & (DYN__CHUNK - 1)];
+    return &dyn__entry_of(self, id)->child;
 }
 static inline dyn__set *dyn__set_of(const dyn_index *self, uint32_t set)
 {
@@ -318,24 +323,51 @@ static inline uint8_t dyn__tag(uint64_t hash)
 {
     return (uint8_t)hash ? (uint8_t)hash : 1;
 }
-/* High bit of each byte that is 0. */
+/* High bit of each byte that is 0; exact, so that the id of an empty place is never looked at. */
 static inline uint64_t dyn__zero_bytes(uint64_t x)
 {
     const uint64_t low7 = UINT64_C(0x7f7f7f7f7f7f7f7f);
     return ~(((x & low7) + low7) | x | low7);
 }
-static inline uint32_t dyn__tags_match(const dyn__line *line, uint8_t tag)
+static inline uint32_t dyn__zero_bytes4(uint32_t x)
 {
-    uint64_t low = dyn__zero_bytes(DYN__GET_ACQUIRE(line->tags_low) ^ tag * UINT64_C(0x0101010101010101));
-    uint64_t high = dyn__zero_bytes((DYN__GET_ACQUIRE(line->tags_high) ^ tag * UINT64_C(0x01010101)) |
-                                    UINT64_C(0xffffffff00000000));
-    /* one bit per place, in order */
-    return (uint32_t)((low >> 7) * UINT64_C(0x0102040810204080) >> 56) |
-           (uint32_t)((high >> 7) * UINT64_C(0x0102040810204080) >> 56) << 8;
+    const uint32_t low7 = UINT32_C(0x7f7f7f7f);
+    return ~(((x & low7) + low7) | x | low7);
+}
+/* The places of a line whose tag this is: high bits of the bytes of two words. */
+typedef struct dyn__match {
+    uint64_t low;
+    uint32_t high;
+} dyn__match;
+static inline dyn__match dyn__tags_match(const dyn__line *line, uint8_t tag)
+{
+    return (dyn__match){dyn__zero_bytes(DYN__GET_ACQUIRE(line->tags_low) ^ tag * UINT64_C(0x0101010101010101)),
+                        dyn__zero_bytes4(DYN__GET_ACQUIRE(line->tags_high) ^ tag * UINT32_C(0x01010101))};
+}
+/* Take the next place out of a match; -1 when there is none. */
+static inline int dyn__match_next(dyn__match *match)
+{
+    if (match->low != 0) {
+        int at = __builtin_ctzll(match->low) >> 3;
+        match->low &= match->low - 1;
+        return at;
+    }
+    if (match->high != 0) {
+        int at = 8 + (__builtin_ctz(match->high) >> 3);
+        match->high &= match->high - 1;
+        return at;
+    }
+    return -1;
 }
 static inline void dyn__prefetch_place(const dyn_index *self, uint64_t hash)
 {
     const dyn__segment *segment = dyn__segment_of(&self->places, hash);
+    if (segment != NULL) DYN__PREFETCH(&segment->at[dyn__home(segment, hash)]);
+}
+static inline void dyn__prefetch_name(const dyn_index *self, uint64_t name)
+{
+    uint64_t hash = dyn__name_hash(&self->keys, name);
+    const dyn__segment *segment = dyn__segment_of(&self->names, hash);
     if (segment != NULL) DYN__PREFETCH(&segment->at[dyn__home(segment, hash)]);
 }
 /* The id that is most likely the one of this hash, or 0: to prefetch it. */
@@ -344,8 +376,9 @@ static inline uint32_t dyn__guess(const dyn__lines *table, uint64_t hash)
     const dyn__segment *segment = dyn__segment_of(table, hash);
     if (segment == NULL) return 0;
     const dyn__line *line = &segment->at[dyn__home(segment, hash)];
-    uint32_t match = dyn__tags_match(line, dyn__tag(hash));
-    return match ? DYN__GET_ACQUIRE(line->id[__builtin_ctz(match)]) : 0;
+    dyn__match match = dyn__tags_match(line, dyn__tag(hash));
+    int at = dyn__match_next(&match);
+    return at >= 0 ? DYN__GET_ACQUIRE(line->id[at]) : 0;
 }
 /* The entry at this place, or 0. For readers inside and for the writer. */
 static inline uint32_t dyn__at_place(const dyn_index *self, uint64_t place, uint64_t hash)
@@ -355,14 +388,29 @@ static inline uint32_t dyn__at_place(const dyn_index *self, uint64_t place, uint
     uint32_t lines = segment->lines, home = dyn__home(segment, hash);
     for (uint32_t i = home, left = lines; left > 0; left--) {
         const dyn__line *line = &segment->at[i];
-        for (uint32_t match = dyn__tags_match(line, dyn__tag(hash)); match != 0; match &= match - 1) {
-            uint32_t id = DYN__GET_ACQUIRE(line->id[__builtin_ctz(match)]);
+        dyn__match match = dyn__tags_match(line, dyn__tag(hash));
+        for (int at; (at = dyn__match_next(&match)) >= 0;) {
+            uint32_t id = DYN__GET_ACQUIRE(line->id[at]);
             if (dyn__entry_of(self, id)->place == place) return id;
         }
         if (DYN__GET_ACQUIRE(line->passed) == 0) return 0;
         if (++i == lines) i = 0;
     }
     return 0;
+}
+
+/* The segment for one more id with this hash; grows it when it is three quarters full. */
+static inline int dyn__lines_reserve(dyn_index *self, dyn__which which, uint64_t hash, dyn__segment **out)
+{
+    const dyn__lines *table = which == DYN__PLACES ? &self->places : &self->names;
+    dyn__segment *segment = dyn__segment_of(table, hash);
+    if (DYN__UNLIKELY(segment == NULL || segment->used >= segment->lines * DYN__LINE * 3 / 4)) {
+        int rc = dyn__lines_grow(self, which, hash);
+        if (rc < 0) return rc;
+        segment = dyn__segment_of(table, hash);
+    }
+    *out = segment;
+    return DYN_OK;
 }
 
 /* Readers. The gate is chosen by the thread, so that threads seldom share one. */

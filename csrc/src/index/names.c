@@ -30,8 +30,9 @@ static uint32_t first_named(const dyn_index *self, uint64_t name)
     if (segment == NULL) return 0;
     for (uint32_t i = dyn__home(segment, hash), left = segment->lines; left > 0; left--) {
         const dyn__line *line = &segment->at[i];
-        for (uint32_t match = dyn__tags_match(line, dyn__tag(hash)); match != 0; match &= match - 1) {
-            uint32_t id = DYN__GET(line->id[__builtin_ctz(match)]);
+        dyn__match match = dyn__tags_match(line, dyn__tag(hash));
+        for (int at; (at = dyn__match_next(&match)) >= 0;) {
+            uint32_t id = DYN__GET(line->id[at]);
             if (*dyn__name_of(self, id) == name) return id;
         }
         if (DYN__GET(line->passed) == 0) return 0;
@@ -43,7 +44,7 @@ static uint32_t first_named(const dyn_index *self, uint64_t name)
 static uint32_t other(const dyn_index *self, uint32_t slot, uint64_t name, bool *alias)
 {
     uint64_t value;
-    if (!dyn__map_get(self, &self->others, other_key(self, slot, name), &value)) return 0;
+    if (self->others.used == 0 || !dyn__map_get(self, &self->others, other_key(self, slot, name), &value)) return 0;
     *alias = (value & ALIAS) != 0;
     return (uint32_t)value;
 }
@@ -57,8 +58,17 @@ static void forget_other(dyn_index *self, uint32_t slot, uint64_t name, uint32_t
 uint32_t dyn__named(const dyn_index *self, uint32_t slot, uint64_t name, bool to_remove)
 {
     bool alias = false;
-    uint32_t id = other(self, slot, name, &alias);
     uint64_t ignored;
+    if (self->others.used == 0 && self->aliases_of.used == 0) { /* as good as always */
+        uint32_t last = dyn__worker_of(self, slot)->last;
+        if (last != 0) {
+            const dyn__entry *entry = dyn__entry_of(self, last);
+            if (entry->name == name && (entry->child & DYN__UNNAMED) == 0 && (DYN__GET(entry->parent) & DYN__FREE) == 0 &&
+                dyn__set_has(self, DYN__GET(entry->set), slot))
+                return last;
+        }
+    }
+    uint32_t id = other(self, slot, name, &alias);
     if (id != 0 && !(alias && to_remove && !self->aliases)) return id;
     id = first_named(self, name);
     if (id == 0 || !dyn__set_has(self, DYN__GET(dyn__entry_of(self, id)->set), slot)) return 0;

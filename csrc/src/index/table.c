@@ -50,31 +50,33 @@ static uint64_t hash_of(const dyn_index *self, dyn__which which, uint32_t id)
                                 : dyn__name_hash(&self->keys, *dyn__name_of(self, id));
 }
 
-/* The place first, then the tag that makes it visible. */
-static void put(dyn__line *line, int at, uint8_t tag, uint32_t id)
-{
-    if (id != 0) DYN__SET_RELEASE(line->id[at], id);
-    if (at < 8) {
-        uint64_t tags = DYN__GET(line->tags_low) & ~(UINT64_C(0xff) << at * 8);
-        DYN__SET_RELEASE(line->tags_low, tags | (uint64_t)tag << at * 8);
-    } else {
-        uint32_t tags = DYN__GET(line->tags_high) & ~(UINT32_C(0xff) << (at - 8) * 8);
-        DYN__SET_RELEASE(line->tags_high, tags | (uint32_t)tag << (at - 8) * 8);
-    }
-}
-
-static void insert(dyn__segment *segment, uint64_t hash, uint32_t id)
+static inline void insert(dyn__segment *segment, uint64_t hash, uint32_t id)
 {
     for (uint32_t i = dyn__home(segment, hash);; i = i + 1 == segment->lines ? 0 : i + 1) {
         dyn__line *line = &segment->at[i];
-        uint32_t empty = dyn__tags_match(line, 0);
-        if (empty != 0) {
-            put(line, __builtin_ctz(empty), dyn__tag(hash), id);
+        uint64_t low = DYN__GET(line->tags_low), empty = dyn__zero_bytes(low);
+        if (DYN__LIKELY(empty != 0)) { /* the id first, then the tag that makes it visible */
+            int at = __builtin_ctzll(empty) >> 3;
+            DYN__SET_RELEASE(line->id[at], id);
+            DYN__SET_RELEASE(line->tags_low, low | (uint64_t)dyn__tag(hash) << at * 8);
+            segment->used++;
+            return;
+        }
+        uint32_t high = DYN__GET(line->tags_high), empty4 = dyn__zero_bytes4(high);
+        if (empty4 != 0) {
+            int at = __builtin_ctz(empty4) >> 3;
+            DYN__SET_RELEASE(line->id[8 + at], id);
+            DYN__SET_RELEASE(line->tags_high, high | (uint32_t)dyn__tag(hash) << at * 8);
             segment->used++;
             return;
         }
         DYN__SET_RELEASE(line->passed, DYN__GET(line->passed) + 1);
     }
+}
+
+void dyn__lines_insert(dyn__segment *segment, uint64_t hash, uint32_t id)
+{
+    insert(segment, hash, id);
 }
 
 static dyn__segment *make_segment(dyn_index *self, uint32_t lines, uint32_t depth)
@@ -99,20 +101,26 @@ static void give_back(dyn_index *self, dyn__which which, dyn__retired *memory, s
 /* Move all ids to the one or two new segments: bit 0 or 1 after the depth of the old one. */
 static void move(const dyn_index *self, dyn__which which, const dyn__segment *old, dyn__segment *const new[2])
 {
+    uint32_t shift = new[0] == new[1] ? 63 : old->depth;
+    uint64_t one = new[0] == new[1] ? 0 : 1;
     for (uint32_t i = 0; i < old->lines; i++) {
+        const dyn__line *line = &old->at[i];
+        uint8_t tags[16] = {0};
+        uint64_t low = DYN__GET(line->tags_low);
+        uint32_t high = DYN__GET(line->tags_high);
+        memcpy(tags, &low, 8);
+        memcpy(tags + 8, &high, 4);
         if (i + 1 < old->lines) {
-            const dyn__line *next = &old->at[i + 1];
             for (int k = 0; k < DYN__LINE; k++) { /* an id that is no more is an entry all the same */
-                uint32_t id = DYN__GET(next->id[k]);
-                if (id != 0) DYN__PREFETCH(which == DYN__PLACES ? (void *)dyn__entry_of(self, id) : dyn__name_of(self, id));
+                uint32_t id = DYN__GET(old->at[i + 1].id[k]);
+                if (id != 0) DYN__PREFETCH(dyn__entry_of(self, id));
             }
         }
-        const dyn__line *line = &old->at[i];
-        uint32_t full = ~dyn__tags_match(line, 0) & ((1u << DYN__LINE) - 1);
-        for (; full != 0; full &= full - 1) {
-            uint32_t id = DYN__GET(line->id[__builtin_ctz(full)]);
+        for (int k = 0; k < DYN__LINE; k++) {
+            if (tags[k] == 0) continue;
+            uint32_t id = DYN__GET(line->id[k]);
             uint64_t hash = hash_of(self, which, id);
-            insert(new[new[0] == new[1] ? 0 : hash << old->depth >> 63], hash, id);
+            insert(new[hash << shift >> 63 & one], hash, id);
         }
     }
 }
@@ -169,35 +177,29 @@ static int grow(dyn_index *self, dyn__which which, uint64_t hash)
     return DYN_OK;
 }
 
-int dyn__lines_reserve(dyn_index *self, dyn__which which, uint64_t hash)
+/* Without memory a segment gets fuller and slower before it refuses. */
+int dyn__lines_grow(dyn_index *self, dyn__which which, uint64_t hash)
 {
-    const dyn__segment *segment = dyn__segment_of(table_of(self, which), hash);
-    if (segment != NULL && segment->used < segment->lines * DYN__LINE * 3 / 4) return DYN_OK;
     int rc = grow(self, which, hash);
-    /* Without memory a segment gets fuller and slower before it refuses. */
-    if (rc < 0 && segment != NULL && segment->used < segment->lines * (DYN__LINE - 1)) return DYN_OK;
-    return rc;
-}
-
-void dyn__lines_insert(dyn_index *self, dyn__which which, uint64_t hash, uint32_t id)
-{
-    insert(dyn__segment_of(table_of(self, which), hash), hash, id);
+    const dyn__segment *segment = dyn__segment_of(table_of(self, which), hash);
+    return rc < 0 && segment != NULL && segment->used < segment->lines * (DYN__LINE - 1) ? DYN_OK : rc;
 }
 
 void dyn__lines_erase(dyn_index *self, dyn__which which, uint64_t hash, uint32_t id)
 {
     dyn__segment *segment = dyn__segment_of(table_of(self, which), hash);
-    uint32_t home = dyn__home(segment, hash), at = 0, i = home;
+    uint32_t home = dyn__home(segment, hash), i = home;
+    int at;
     for (;; i = i + 1 == segment->lines ? 0 : i + 1) {
-        uint32_t match = dyn__tags_match(&segment->at[i], dyn__tag(hash));
-        for (; match != 0; match &= match - 1)
-            if (DYN__GET(segment->at[i].id[__builtin_ctz(match)]) == id) break;
-        if (match != 0) {
-            at = (uint32_t)__builtin_ctz(match);
-            break;
-        }
+        dyn__match match = dyn__tags_match(&segment->at[i], dyn__tag(hash));
+        while ((at = dyn__match_next(&match)) >= 0 && DYN__GET(segment->at[i].id[at]) != id) continue;
+        if (at >= 0) break;
     }
-    put(&segment->at[i], (int)at, 0, 0);
+    dyn__line *line = &segment->at[i];
+    if (at < 8)
+        DYN__SET_RELEASE(line->tags_low, DYN__GET(line->tags_low) & ~(UINT64_C(0xff) << at * 8));
+    else
+        DYN__SET_RELEASE(line->tags_high, DYN__GET(line->tags_high) & ~(UINT32_C(0xff) << (at - 8) * 8));
     segment->used--;
     for (uint32_t j = home; j != i; j = j + 1 == segment->lines ? 0 : j + 1)
         DYN__SET_RELEASE(segment->at[j].passed, DYN__GET(segment->at[j].passed) - 1);

@@ -8,12 +8,18 @@ static uint64_t key_of(const dyn_index *self, uint64_t worker, uint32_t dp_rank)
     return key ? key : 1;
 }
 
-uint32_t dyn__slot_find(const dyn_index *self, uint64_t worker, uint32_t dp_rank)
+uint32_t dyn__slot_find(dyn_index *self, uint64_t worker, uint32_t dp_rank)
 {
     uint64_t slot;
+    if (self->last_slot != 0) { /* events of a worker come in bursts */
+        const dyn__worker *last = dyn__worker_of(self, self->last_slot - 1);
+        if (last->id == worker && last->dp_rank == dp_rank && last->live) return self->last_slot;
+    }
     if (!dyn__map_get(self, &self->slots, key_of(self, worker, dp_rank), &slot)) return 0;
     const dyn__worker *found = dyn__worker_of(self, (uint32_t)slot - 1);
-    return found->id == worker && found->dp_rank == dp_rank ? (uint32_t)slot : 0;
+    if (found->id != worker || found->dp_rank != dp_rank) return 0;
+    self->last_slot = (uint32_t)slot;
+    return (uint32_t)slot;
 }
 
 int dyn__slot_make(dyn_index *self, uint64_t worker, uint32_t dp_rank, uint32_t *out)
@@ -41,6 +47,7 @@ int dyn__slot_make(dyn_index *self, uint64_t worker, uint32_t dp_rank, uint32_t 
     new->id = worker;
     new->dp_rank = dp_rank;
     new->live = true;
+    new->last = 0;
     DYN__SET(new->held, 0);
     DYN__ADD(self->worker_count, 1);
     *out = slot;
