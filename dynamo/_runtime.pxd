@@ -19,11 +19,14 @@ from dynamo.c_wire cimport dyn_bytes, dyn_slice
 @cython.final
 cdef class Pool:
     cdef dyn_pool *ptr          # owned
+    cdef int generation         # which process made it: a child of fork leaves its parent's alone
+    cdef int ours(self) except -1
 
 
 @cython.final
 cdef class Server:
     cdef dyn_server *ptr        # owned; NULL once closed
+    cdef int generation
     cdef readonly str host
     cdef readonly int port
 
@@ -33,6 +36,8 @@ cdef class Server:
 cdef class Port(Receiver):
     cdef Mailbox box
     cdef dyn_cork *cork         # owned
+    cdef int generation
+    cdef unsigned long thread   # the loop's: only it may use the cork
     cdef object loop_ref        # weak
     cdef bint flushing          # a flush is scheduled
     cdef object flush_call
@@ -80,6 +85,7 @@ cdef class Caller:
 @cython.final
 cdef class ResponseStream:
     cdef dyn_call *call         # a reference; NULL before the first start
+    cdef int generation
     cdef Port port
     cdef Caller caller
     cdef dyn_call_mail *head    # items that wait, oldest first
@@ -108,6 +114,7 @@ cdef class ResponseStream:
 @cython.final
 cdef class Serving(Receiver):
     cdef dyn_endpoint *ptr      # owned
+    cdef int generation
     cdef Port port
     cdef object handler
     cdef object decode

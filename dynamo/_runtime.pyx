@@ -232,12 +232,17 @@ cdef int _code_of(object error):
 
 
 # ---- a loop and its mailbox -----------------------------------------------------------------------------------------
+cdef int _generation = 0    # of processes: a child of fork has the next one
+
+
 cdef class Port(Receiver):
     def __cinit__(self):
+        self.generation = _generation
+        self.thread = PyThread_get_thread_ident()
         check(dyn_cork_new(&self.cork))
 
     def __dealloc__(self):
-        if self.cork != NULL:
+        if self.cork != NULL and self.generation == _generation:
             dyn_cork_free(self.cork)
 
     cdef object loop(self):
@@ -256,7 +261,8 @@ cdef class Port(Receiver):
 
     def flush(self):
         self.flushing = False
-        dyn_cork_flush(self.cork)
+        if self.generation == _generation:
+            dyn_cork_flush(self.cork)
 
     cdef void on_mail(self, dyn_mail *mail) noexcept:
         cdef dyn_call_mail *it = <dyn_call_mail *>mail
@@ -310,12 +316,18 @@ cpdef Port port_of_running_loop():
 
 def _forget():
     # A child of fork has no loop thread and must not touch its parent's connections.
-    global _last_loop, _last_port
+    global _last_loop, _last_port, _generation
+    _generation += 1
     _ports.clear()
     _last_loop = _last_port = None
 
 
 os.register_at_fork(after_in_child=_forget)
+
+
+def _set_true(future):
+    if not future.done():
+        future.set_result(True)
 
 
 # ---- the context of a request ---------------------------------------------------------------------------------------
@@ -427,9 +439,8 @@ cdef class Context:
         self.killed = kill
         waiters, self.waiters = self.waiters, None
         for future in waiters or ():
-            try:
-                if not future.done():
-                    future.set_result(True)
+            try:                    # from any thread
+                future.get_loop().call_soon_threadsafe(_set_true, future)
             except RuntimeError:    # its loop is closed
                 pass
         for reference in list(self.followers or ()):
@@ -518,6 +529,7 @@ cdef class _Next:
 
 
 cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident()
     PyObject *PyErr_Occurred()
     void PyErr_SetObject(PyObject *type, PyObject *value)
     void PyErr_SetNone(PyObject *type)
@@ -598,21 +610,30 @@ cdef class ResponseStream:
 
     def stop(self):
         """Ask the handler to finish soon; its last items still come."""
-        if self.call != NULL and not self.ended:
-            dyn_call_stop(self.call, self.port.cork)
-            self.port.soon()
+        if self.call == NULL or self.ended or self.generation != _generation:
+            return
+        if PyThread_get_thread_ident() != self.port.thread:
+            dyn_call_stop(self.call, NULL)
+            return
+        dyn_call_stop(self.call, self.port.cork)
+        self.port.soon()
 
     def kill(self):
         """Drop the request now; iterating further raises Cancelled."""
-        if self.call != NULL and not self.ended:
+        if self.call != NULL and not self.ended and self.generation == _generation:
             dyn_call_kill(self.call, NULL)
 
     async def aclose(self):
         """Drop the request."""
         self.kill()
 
+    def __cinit__(self):
+        self.generation = _generation
+
     def __dealloc__(self):
         cdef dyn_call_mail *mail
+        if self.generation != _generation:
+            return              # a child of fork: the connection is its parent's
         while self.head != NULL:
             mail = self.head
             self.head = <dyn_call_mail *>mail.mail.next
@@ -759,12 +780,19 @@ cdef class Pool:
         options = dyn_service_options(0, 0, 0, 0, 0, 0, 0, 0)
         if connect_timeout is not None:
             options.connect_timeout_ms = max(1, int(connect_timeout * 1000))
+        self.generation = _generation
         check(dyn_pool_new(&self.ptr, loop.ptr, &options))
+
+    cdef int ours(self) except -1:
+        if self.generation != _generation:
+            raise error_of(DYN_ECLOSED, "this runtime belongs to the parent process: make one after the fork")
+        return 0
 
     def close(self):
         """Close the connections: calls under way end with Cancelled."""
-        with nogil:
-            dyn_pool_close(self.ptr)
+        if self.generation == _generation:
+            with nogil:
+                dyn_pool_close(self.ptr)
 
     def stats(self):
         """Counters: calls, failed, bytes_in, bytes_out, connections, inflight."""
@@ -774,7 +802,7 @@ cdef class Pool:
 
     def __dealloc__(self):
         cdef dyn_pool *ptr = self.ptr
-        if ptr != NULL:
+        if ptr != NULL and self.generation == _generation:
             with nogil:
                 dyn_pool_unref(ptr)
 
@@ -875,6 +903,7 @@ cdef class Caller:
         mode : 0 round robin, 1 random, 2 the given instance
         """
         cdef ResponseStream stream = ResponseStream.__new__(ResponseStream)
+        self.pool.ours()
         if _encode is None:
             _load_codec()
         if mode == DIRECT:
@@ -916,12 +945,13 @@ cdef class Server:
             rc = dyn_server_new(&ptr, loop.ptr, where, <uint16_t>port, NULL)
         check(rc)
         self.ptr = ptr
+        self.generation = _generation
         self.host = host
         self.port = dyn_server_port(ptr)
 
     def drain(self):
         """Accept no more; callers go elsewhere."""
-        if self.ptr != NULL:
+        if self.ptr != NULL and self.generation == _generation:
             with nogil:
                 dyn_server_drain(self.ptr)
 
@@ -929,7 +959,7 @@ cdef class Server:
         """Close all connections; requests under way end as killed."""
         cdef dyn_server *ptr = self.ptr
         self.ptr = NULL
-        if ptr != NULL:
+        if ptr != NULL and self.generation == _generation:
             with nogil:
                 dyn_server_free(ptr)
 
@@ -1004,8 +1034,9 @@ cdef class Serving(Receiver):
 
     def __init__(self, Server server, str path, handler, *, arrays=False):
         cdef bytes c_path = path.encode()
-        if server.ptr == NULL:
+        if server.ptr == NULL or server.generation != _generation:
             raise error_of(DYN_ECLOSED, "the server")
+        self.generation = _generation
         if not callable(handler):
             raise errors.InvalidArgument(f"handler {handler!r}: must be an async generator function")
         if _encode is None:
@@ -1021,7 +1052,7 @@ cdef class Serving(Receiver):
     def close(self):
         """Take no more requests."""
         self.closing = True
-        if self.ptr != NULL:
+        if self.ptr != NULL and self.generation == _generation:
             dyn_endpoint_stop(self.ptr)
 
     def cancel(self):
@@ -1068,6 +1099,8 @@ cdef class Serving(Receiver):
         _on_scrape(kept)
 
     def __dealloc__(self):
+        if self.generation != _generation:
+            return
         if self.counted != NULL and self.registry is not None:
             dyn_metrics_off_scrape(self.registry.ptr, _on_scrape, self.counted)
         if self.ptr != NULL:
@@ -1180,7 +1213,7 @@ cdef class Handling:
 
     def __dealloc__(self):
         dyn_bytes_free(&self.batch)
-        if self.stream != NULL:
+        if self.stream != NULL and self.serving is not None and self.serving.generation == _generation:
             dyn_stream_set_user(self.stream, NULL)
             dyn_stream_unref(self.stream)
 

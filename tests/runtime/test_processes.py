@@ -299,6 +299,46 @@ print("status", os.waitpid(pid, 0)[1], asyncio.run(once()), flush=True)
     assert (process.returncode, out) == (0, "[7]\nchild [7]\nstatus 0 [7]\n")
 
 
+def test_a_forked_child_leaves_its_parents_calls_alone(run_python):
+    code = """
+import asyncio, os, sys
+from dynamo.runtime import DistributedRuntime
+
+async def main():
+    runtime = DistributedRuntime(asyncio.get_running_loop(), "mem", "tcp")
+    endpoint = runtime.endpoint("a.b.c")
+    async def handler(request):
+        for i in range(3):
+            yield i
+            await asyncio.sleep(0.05)
+    task = asyncio.ensure_future(endpoint.serve_endpoint(handler))
+    client = await endpoint.client()
+    await client.wait_for_instances()
+    stream = client.generate(0, annotated=False)
+    got = [await stream.__anext__()]
+    pid = os.fork()
+    if pid == 0:
+        try:
+            client.generate(0)
+        except ConnectionError as error:
+            assert "parent" in str(error)
+            del stream, client, endpoint, runtime
+            import gc; gc.collect()
+            os._exit(0)
+        os._exit(1)
+    status = os.waitpid(pid, 0)[1]
+    got += [x async for x in stream]
+    print(status, got)
+    runtime.shutdown()
+    await task
+
+asyncio.run(asyncio.wait_for(main(), 20))
+"""
+    process = run_python("-c", code)
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (0, "0 [0, 1, 2]\n")
+
+
 @pytest.mark.parametrize("how", ["pass", "sys.exit(3)", "raise KeyboardInterrupt", "os._exit(3)"])
 def test_the_interpreter_ends_while_calls_are_under_way(run_python, how):
     code = f"""
