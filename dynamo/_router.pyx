@@ -118,6 +118,8 @@ cdef int on_stored(void *user, uint64_t worker, uint32_t dp_rank, const uint64_t
                    const uint64_t *tokens_hashes, size_t count) noexcept nogil:
     cdef Ears *ears = <Ears *>user
     dyn_router_heard(ears.router, worker, dp_rank)
+    if ears.index == NULL:      # a mode that keeps no index
+        return 0
     return dyn_index_on_stored(ears.index, worker, dp_rank, parent, block_hashes, tokens_hashes, count)
 
 
@@ -125,12 +127,16 @@ cdef int on_removed(void *user, uint64_t worker, uint32_t dp_rank, const uint64_
                     size_t count) noexcept nogil:
     cdef Ears *ears = <Ears *>user
     dyn_router_heard(ears.router, worker, dp_rank)
+    if ears.index == NULL:      # a mode that keeps no index
+        return 0
     return dyn_index_on_removed(ears.index, worker, dp_rank, block_hashes, count)
 
 
 cdef int on_cleared(void *user, uint64_t worker, uint32_t dp_rank) noexcept nogil:
     cdef Ears *ears = <Ears *>user
     dyn_router_heard(ears.router, worker, dp_rank)
+    if ears.index == NULL:      # a mode that keeps no index
+        return 0
     return dyn_index_on_cleared(ears.index, worker, dp_rank)
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 # In the order in which a newcomer meets them. Modules import nothing heavy before run().
-COMMANDS = ("chat", "bench", "replay")
+COMMANDS = ("serve", "chat", "bench", "replay", "top", "frontend", "worker")
 
 EPILOG = """\
 a first try, in two terminals:

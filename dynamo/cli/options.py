@@ -57,7 +57,7 @@ def add_frontend_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--host", default=os.environ.get("DYN_HTTP_HOST") or "127.0.0.1", help="address to listen on")
     group.add_argument(
-        "--port", type=int, default=int(os.environ.get("DYN_HTTP_PORT") or 8000), help="port to listen on, 0: any"
+        "--port", type=int, default=os.environ.get("DYN_HTTP_PORT") or 8000, help="port to listen on, 0: any"
     )
     group.add_argument(
         "--api-key",
@@ -68,16 +68,21 @@ def add_frontend_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--allow-origin", metavar="ORIGIN", help="let pages of this origin (or *) call the API (CORS)")
 
 
-def add_discovery_options(parser: argparse.ArgumentParser) -> None:
+def add_discovery_options(parser: argparse.ArgumentParser, everyone: bool = False) -> "argparse._ArgumentGroup":
     """For commands that find others, or are found."""
     group = parser.add_argument_group("discovery")
-    group.add_argument("--namespace", default=os.environ.get("DYN_NAMESPACE") or "dynamo", help="who belongs together")
+    group.add_argument(
+        "--namespace",
+        default=os.environ.get("DYN_NAMESPACE") or (None if everyone else "dynamo"),
+        help="only workers of this namespace (default: all)" if everyone else "who belongs together",
+    )
     group.add_argument(
         "--discovery",
         choices=("file", "mem"),
         default=os.environ.get("DYN_DISCOVERY_BACKEND") or "file",
-        help="file: through a folder ($DYN_FILE_KV); mem: all in one process",
+        help="file: through a folder ($DYN_FILE_KV); mem: only inside one process",
     )
+    return group
 
 
 def check_model(args: argparse.Namespace) -> None:
