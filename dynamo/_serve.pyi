@@ -59,7 +59,7 @@ class Answer:
         stop_ids: Iterable[int] = (),
         logprobs: int = -1,
         tokens_as_ids: bool = False,
-        headers: list[tuple[bytes, bytes]] = [],
+        headers: list[tuple[bytes, bytes]] | None = None,
         preamble: bytes = b"",
         extra: bytes = b"",
         first: Metric | None = None,

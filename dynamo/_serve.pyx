@@ -120,7 +120,7 @@ cdef class Answer(Receiver):
 
     def __init__(self, Request request not None, *, bint chat, bint stream, bint include_usage=False, id, model,
                  uint64_t created, list choices not None, Vocab vocab=None, bint special=False, StopStrings stops=None,
-                 bint include_stop=False, stop_ids=(), int logprobs=-1, bint tokens_as_ids=False, list headers=[],
+                 bint include_stop=False, stop_ids=(), int logprobs=-1, bint tokens_as_ids=False, list headers=None,
                  bytes preamble=b"", bytes extra=b"", Metric first=None, Metric between=None, Metric tokens=None,
                  on_broke=None):
         cdef dyn_answer_options options
@@ -173,7 +173,7 @@ cdef class Answer(Receiver):
                 given[i].min_tokens = min_tokens
             pairs = pairs_of(headers)
             options.headers = pairs
-            options.header_count = len(headers)
+            options.header_count = 0 if headers is None else len(headers)
             check(dyn_answer_new_take(&self.ptr, dyn_http_exchange_ref(request.x), &options, given, count, box.ptr,
                                       <void *>self))
         finally:
@@ -258,11 +258,13 @@ cdef class Answer(Receiver):
         choices = []
         for i in range(<uint32_t>self.choices):
             check(dyn_answer_summarize_choice(self.ptr, i, &one))
-            choices.append(ChoiceSummary(names.get(one.finish), one.completion_tokens, one.calls, one.worker, one.first_ns,
-                                         one.cached_tokens, one.mirror_tokens,
-                                         (<bytes>(<char *>one.cause)).decode("utf-8", "replace")))
-        return Summary(all.started_ns, all.first_ns, all.last_ns, all.ended_ns, all.prompt_tokens, all.completion_tokens,
-                       all.status, all.cancelled, all.failed, tuple(choices))
+            cause = (<bytes>(<char *>one.cause)).decode("utf-8", "replace")
+            choices.append(ChoiceSummary(
+                names.get(one.finish), one.completion_tokens, one.calls, one.worker, one.first_ns, one.cached_tokens,
+                one.mirror_tokens, cause))
+        return Summary(
+            all.started_ns, all.first_ns, all.last_ns, all.ended_ns, all.prompt_tokens, all.completion_tokens,
+            all.status, all.cancelled, all.failed, tuple(choices))
 
     cdef void on_mail(self, dyn_mail *mail) noexcept:
         cdef dyn_answer_mail *told = <dyn_answer_mail *>mail
@@ -323,7 +325,7 @@ cdef void free_ticket(void *user) noexcept nogil:
 
 
 cdef class RouterBooking(Booking):
-    """A ticket of a `SelectionCore`: prefill_done, output and free happen in C. A booking that no call takes is freed."""
+    """A ticket of a `SelectionCore`: prefill_done, output and free happen in C. Freed when no call takes it."""
 
     def __cinit__(self, SelectionCore core not None, uint64_t ticket):
         cdef Ticket *kept = <Ticket *>malloc(sizeof(Ticket))

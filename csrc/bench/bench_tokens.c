@@ -39,7 +39,8 @@ int main(void)
     start = dyn_now_ns();
     for (size_t i = 0; i < TOKENS; i++) {
         text.size = shown.size = 0;
-        if (dyn_detok_push(detok, ids + i, 1, &text) < 0 || dyn_jail_push(&jail, text.data, text.size, &shown) < 0) return 1;
+        if (dyn_detok_push(detok, ids + i, 1, &text) < 0 || dyn_jail_push(&jail, text.data, text.size, &shown) < 0)
+            return 1;
     }
     uint64_t jail_ns = dyn_now_ns() - start;
     start = dyn_now_ns();

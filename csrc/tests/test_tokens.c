@@ -120,7 +120,8 @@ static void naive_decode(const uint8_t *p, size_t size, dyn_text *out)
         if (n > 0) {
             dyn_text_append(out, p + i, n);
         } else {
-            for (n = 3; n > 1 && (n > size - i || !begins_a_character(p + i, n)); n--) {}
+            for (n = 3; n > 1 && (n > size - i || !begins_a_character(p + i, n)); n--) {
+            }
             dyn_text_append(out, "\xEF\xBF\xBD", 3);
         }
         i += n;
@@ -136,7 +137,7 @@ static uint32_t dice(uint32_t sides)
 
 static void any_bytes_in_any_pieces_decode_like_the_naive_twin(void)
 {
-    static const uint8_t nasty[] = {0x00, 'a', 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xC1, 0xC2, 0xDF, 0xE0,
+    static const uint8_t nasty[] = {0x00, 'a',  0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xC1, 0xC2, 0xDF, 0xE0,
                                     0xE1, 0xED, 0xEF, 0xF0, 0xF1, 0xF4, 0xF5, 0xFF, 0xE2, 0x82, 0xAC, 0x98, 0xB8};
     dyn_vocab *vocab = make_vocab(0);
     dyn_detok *detok;
@@ -283,7 +284,8 @@ static void a_batch_keeps_its_columns_together(void)
 {
     dyn_token_batch *batch;
     CHECK_EQ(dyn_token_batch_new(&batch, 0), DYN_OK);
-    CHECK_EQ(dyn_token_batch_append(batch, (uint32_t[]){7, 8}, (uint32_t[]){100, 101}, (float[]){-0.5f, -1}, 2), DYN_OK);
+    CHECK_EQ(dyn_token_batch_append(batch, (uint32_t[]){7, 8}, (uint32_t[]){100, 101}, (float[]){-0.5f, -1}, 2),
+             DYN_OK);
     for (uint32_t i = 0; i < 100; i++) CHECK_EQ(dyn_token_batch_append(batch, &i, NULL, NULL, 1), DYN_OK);
     CHECK_EQ(dyn_token_batch_count(batch), 102);
     CHECK_EQ(dyn_token_batch_ids(batch)[1], 8);
@@ -303,8 +305,7 @@ static void a_failed_allocation_changes_nothing(void)
 {
     static uint32_t ids[64];
     dyn_vocab *vocab = make_vocab(0);
-    EACH_ALLOCATION_FAILS
-    {
+    EACH_ALLOCATION_FAILS {
         dyn_detok *detok = NULL;
         dyn_stops *stops = NULL;
         dyn_token_batch *batch = NULL;
@@ -343,8 +344,8 @@ static void a_failed_allocation_changes_nothing(void)
 }
 
 TEST_MAIN(TEST(a_character_appears_when_it_is_complete), TEST(special_tokens_are_hidden_unless_asked_for),
-          TEST(the_first_space_goes_only_at_the_start_of_a_text), TEST(any_bytes_in_any_pieces_decode_like_the_naive_twin),
-          TEST(a_vocabulary_with_wrong_ends_is_refused), TEST(a_stop_string_is_cut_off_or_shown),
-          TEST(what_was_held_back_comes_at_the_end), TEST(stop_strings_agree_with_the_naive_twin),
-          TEST(absurd_stop_strings_are_refused), TEST(a_batch_keeps_its_columns_together),
-          TEST(a_failed_allocation_changes_nothing))
+          TEST(the_first_space_goes_only_at_the_start_of_a_text),
+          TEST(any_bytes_in_any_pieces_decode_like_the_naive_twin), TEST(a_vocabulary_with_wrong_ends_is_refused),
+          TEST(a_stop_string_is_cut_off_or_shown), TEST(what_was_held_back_comes_at_the_end),
+          TEST(stop_strings_agree_with_the_naive_twin), TEST(absurd_stop_strings_are_refused),
+          TEST(a_batch_keeps_its_columns_together), TEST(a_failed_allocation_changes_nothing))

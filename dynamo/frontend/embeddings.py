@@ -71,9 +71,12 @@ async def embed(
         values = np.asarray(vector, np.float32)
         if request.dimensions is not None and request.dimensions != values.shape[0]:
             raise bad_request(
-                f"dimensions is {request.dimensions}, the vectors of {model.name!r} have {values.shape[0]}.", "dimensions"
+                f"dimensions is {request.dimensions}, the vectors of {model.name!r} have {values.shape[0]}.",
+                "dimensions",
             )
-        coded: Any = base64.b64encode(values.tobytes()).decode() if request.encoding_format == "base64" else values.tolist()
+        coded: Any = (
+            base64.b64encode(values.tobytes()).decode() if request.encoding_format == "base64" else values.tolist()
+        )
         data.append({"object": "embedding", "index": i, "embedding": coded})
     count = sum(map(len, batches))
     usage = {"prompt_tokens": count, "total_tokens": count}

@@ -22,11 +22,15 @@ class Metrics:
         p = prefix or os.environ.get("DYN_METRICS_PREFIX") or "dynamo_frontend"
         self.registry = r = registry
         self.requests: Counter = r.counter(
-            f"{p}_requests_total", "Requests by how they ended", ("model", "endpoint", "request_type", "status", "error_type")
+            f"{p}_requests_total",
+            "Requests by how they ended",
+            ("model", "endpoint", "request_type", "status", "error_type"),
         )
         self.inflight: Gauge = r.gauge(f"{p}_inflight_requests", "Requests that are being answered", ("model",))
         self.queued: Gauge = r.gauge(f"{p}_queued_requests", "Requests without a first token yet", ("model",))
-        self.disconnected: Gauge = r.gauge(f"{p}_disconnected_clients", "Clients that left before their answer was whole")
+        self.disconnected: Gauge = r.gauge(
+            f"{p}_disconnected_clients", "Clients that left before their answer was whole"
+        )
         self.duration: Histogram = r.histogram(
             f"{p}_request_duration_seconds", "From the request to the end of its answer", ("model",), _TTFT
         )
@@ -49,7 +53,9 @@ class Metrics:
             f"{p}_tokenizer_latency_ms", "Template and tokenisation", ("operation",), _MS
         )
         self.cache_outcome: Counter = r.counter(
-            f"{p}_cache_prediction_total", "Cached tokens as the engine counted them against the prediction", ("model", "cause")
+            f"{p}_cache_prediction_total",
+            "Cached tokens as the engine counted them against the prediction",
+            ("model", "cause"),
         )
         per_model = {
             "total_kv_blocks": "Blocks of one worker's cache",
@@ -78,7 +84,9 @@ class Metrics:
         self.last_ttft: Gauge = r.gauge(f"{p}_worker_last_time_to_first_token_seconds", "Of its last request", w)
         self.last_isl: Gauge = r.gauge(f"{p}_worker_last_input_sequence_tokens", "Of its last request", w)
         self.last_itl: Gauge = r.gauge(f"{p}_worker_last_inter_token_latency_seconds", "Of its last request", w)
-        self.pending: Gauge = r.gauge(f"{p}_router_queue_pending_requests", "Requests that wait for a worker", ("model",))
+        self.pending: Gauge = r.gauge(
+            f"{p}_router_queue_pending_requests", "Requests that wait for a worker", ("model",)
+        )
         self.overhead: dict[str, Histogram] = {
             name: r.histogram(f"dynamo_router_overhead_{name}_ms", text, (), _MS)
             for name, text in (

@@ -87,7 +87,8 @@ class Model:
         if endpoint not in self.followers:
             from dynamo.llm.following import WorkerFollower
 
-            follower = self.followers[endpoint] = WorkerFollower(store, *endpoint.split("/"), self.core)
+            namespace, component, name = endpoint.split("/")
+            follower = self.followers[endpoint] = WorkerFollower(store, namespace, component, name, self.core)
             follower.start()
 
     def forget(self, endpoint: str | None = None) -> None:
@@ -220,7 +221,9 @@ class Models:
             return
         entry = msgspec.json.decode(value, type=dict[str, Any])
         given = entry["card_json"]
-        card = ModelDeploymentCard.from_json_str(given if isinstance(given, str) else msgspec.json.encode(given).decode())
+        card = ModelDeploymentCard.from_json_str(
+            given if isinstance(given, str) else msgspec.json.encode(given).decode()
+        )
         if self.settings.namespace and entry.get("namespace") != self.settings.namespace:
             return
         if card.worker_type in (WorkerType.Prefill, WorkerType.Encode) or not card.model_type():
@@ -233,8 +236,8 @@ class Models:
         elif model.sum != card.mdcsum():
             if model.workers:
                 raise ValueError(
-                    f"it serves {card.display_name!r} with other files, context or block size than the workers that are "
-                    f"there; give it another name"
+                    f"it serves {card.display_name!r} with other files, context or block size than the workers that "
+                    f"are there; give it another name"
                 )
             model = self.models[card.display_name] = Model(card, self.settings)
         worker = model.workers[id] = Worker(id, endpoint, card)

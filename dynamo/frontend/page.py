@@ -47,7 +47,9 @@ class Page:
                     if id == worker.id:
                         workers.append(_worker_row(worker, rank, load, front.records.by_worker[id], model))
                 if worker.address is None:
-                    workers.append({"id": f"{worker.id:x}", "dp_rank": 0, "state": "not listening", "endpoint": worker.endpoint})
+                    workers.append(
+                        {"id": f"{worker.id:x}", "dp_rank": 0, "state": "not listening", "endpoint": worker.endpoint}
+                    )
             models.append(
                 {
                     "name": name,

@@ -63,8 +63,8 @@ def _check_length(model: "Model", count: int, param: str) -> None:
         raise bad_request(f"{param} is empty: a prompt needs at least one token.", param)
     if model.context_length and count >= model.context_length:
         raise bad_request(
-            f"This model's maximum context length is {model.context_length} tokens, and the prompt has {count}; at least "
-            f"one token must fit after it. Shorten the {param}.",
+            f"This model's maximum context length is {model.context_length} tokens, and the prompt has {count}; at "
+            f"least one token must fit after it. Shorten the {param}.",
             param,
             "context_length_exceeded",
         )
@@ -160,7 +160,11 @@ def routing_of(request: Any, header: Any) -> Routing:
     )
     if hints is not None:
         out.priority, out.strict_priority, out.expected_output = hints.priority, hints.strict_priority, hints.osl
-        for field_, low, high in (("priority", -(10**6), 10**6), ("strict_priority", -(2**31), 2**31 - 1), ("osl", 0, 2**40)):
+        for field_, low, high in (
+            ("priority", -(10**6), 10**6),
+            ("strict_priority", -(2**31), 2**31 - 1),
+            ("osl", 0, 2**40),
+        ):
             value = getattr(hints, field_)
             if value is not None and not low <= value <= high:
                 raise bad_request(
@@ -190,7 +194,9 @@ def max_tokens(model: "Model", request: Any, count: int) -> int | None:
     return room if asked is None else min(asked, room)
 
 
-def payload(model: "Model", request: Any, tokens: Any, limit: int | None, choice: int, eos: "tuple[int, ...]") -> dict[str, Any]:
+def payload(
+    model: "Model", request: Any, tokens: Any, limit: int | None, choice: int, eos: "tuple[int, ...]"
+) -> dict[str, Any]:
     """A PreprocessedRequest, without its routing."""
     ext: NvExt = request.nvext or NvExt()
     if isinstance(request, ChatRequest):

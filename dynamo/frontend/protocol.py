@@ -313,7 +313,9 @@ def check_completion(request: CompletionRequest) -> None:
 def check_embedding(request: EmbeddingRequest) -> list[str | list[int]]:
     """Refuse an embedding request whose values make no sense; its inputs."""
     if request.encoding_format not in (None, "float", "base64"):
-        raise bad_request(f"encoding_format is {request.encoding_format!r}; it must be float or base64.", "encoding_format")
+        raise bad_request(
+            f"encoding_format is {request.encoding_format!r}; it must be float or base64.", "encoding_format"
+        )
     if request.dimensions is not None and request.dimensions < 1:
         raise bad_request(f"dimensions is {request.dimensions}; it must be 1 or more.", "dimensions")
     try:
@@ -323,5 +325,3 @@ def check_embedding(request: EmbeddingRequest) -> list[str | list[int]]:
     if any(not one for one in inputs):
         raise bad_request("input has an empty text.", "input")
     return inputs
-
-

@@ -99,7 +99,9 @@ class Records:
         self.recent: collections.deque[Record] = collections.deque(maxlen=size)
         self.running: dict[str, Record] = {}
         self.seconds = seconds
-        self.rates: collections.deque[tuple[int, int, int]] = collections.deque(maxlen=seconds)  # second, requests, tokens
+        self.rates: collections.deque[tuple[int, int, int]] = collections.deque(
+            maxlen=seconds
+        )  # second, requests, tokens
         self.causes: collections.Counter[str] = collections.Counter()
         self.by_worker: collections.Counter[int] = collections.Counter()
         self.requests = self.errors = self.cancelled = self.migrations = 0

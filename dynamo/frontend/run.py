@@ -36,9 +36,7 @@ async def run_frontend(
     from dynamo.frontend.service import Frontend
     from dynamo.frontend.settings import Settings
 
-    front = Frontend(
-        runtime, host, port, Settings.from_environment(router=router, api_key=api_key, **settings)
-    )
+    front = Frontend(runtime, host, port, Settings.from_environment(router=router, api_key=api_key, **settings))
     await front.start()
     try:
         if ready is not None:

@@ -71,7 +71,9 @@ class Frontend:
     settings : what `Settings.from_environment` gives when left out
     """
 
-    def __init__(self, runtime: Any, host: str = "127.0.0.1", port: int = 8000, settings: Settings | None = None) -> None:
+    def __init__(
+        self, runtime: Any, host: str = "127.0.0.1", port: int = 8000, settings: Settings | None = None
+    ) -> None:
         self.settings = settings or Settings.from_environment()
         self.runtime = runtime
         self.registry = Registry()
@@ -208,7 +210,7 @@ class Frontend:
         rows = []
         for name, model in sorted(self.models.models.items()):
             found = getattr(model, "thresholds", None) or self.settings.thresholds
-            row = {"model": name}
+            row: dict[str, Any] = {"model": name}
             for field in _THRESHOLDS:
                 row[field] = getattr(found, field, None)
             rows.append(row)
@@ -240,9 +242,7 @@ class Frontend:
 
     def _error(self, http: Request, error: ApiError) -> None:
         headers = {"retry-after": str(error.retry_after)} if error.retry_after else None
-        http.fail(
-            error.status, error.message, type=error.type, param=error.param, code=error.code, headers=headers
-        )
+        http.fail(error.status, error.message, type=error.type, param=error.param, code=error.code, headers=headers)
 
     def busy(self, text: str) -> ApiError:
         return overloaded(f"{text.rstrip('.')}.", self.settings.overload_status)
@@ -296,23 +296,28 @@ class Frontend:
 
     async def _generate(self, http: Request, endpoint: str, labels: dict[str, str]) -> None:
         chat = endpoint == "chat_completions"
-        request = await self._read(http, ChatRequest if chat else CompletionRequest, check_chat if chat else check_completion)
+        request = await self._read(
+            http, ChatRequest if chat else CompletionRequest, check_chat if chat else check_completion
+        )
         labels["type"] = "stream" if request.stream else "unary"
         model = self._model(request.model, labels)
         if not (model.type.supports_chat() if chat else model.type.supports_completions()):
             raise bad_request(
-                f"The model {model.name!r} does not serve {endpoint.replace('_', ' ')}; it serves {model.type}.", "model"
+                f"The model {model.name!r} does not serve {endpoint.replace('_', ' ')}; it serves {model.type}.",
+                "model",
             )
         if model.takes_text:
-            raise ApiError(501, f"The workers of {model.name!r} take text themselves, which this front end does not pass on.")
+            raise ApiError(
+                501, f"The workers of {model.name!r} take text themselves, which this front end does not pass on."
+            )
         routing = routing_of(request, http.header)
         before = time.perf_counter()
         await self._load(model)
         prepare = prepare_chat if chat else prepare_completion
         if len(memoryview(http)) >= self.settings.thread_bytes:
-            prompts: list[Prompt] = await asyncio.to_thread(prepare, model, request)  # type: ignore[arg-type]
+            prompts: list[Prompt] = await asyncio.to_thread(prepare, model, request)
         else:
-            prompts = prepare(model, request)  # type: ignore[arg-type]
+            prompts = prepare(model, request)
         self.metrics.tokenizer.labels("tokenize").observe((time.perf_counter() - before) * 1e3)
         if routing.only_ask:
             self._tell(http, model, request, routing, prompts[0], chat)
@@ -330,7 +335,11 @@ class Frontend:
     def _tell(self, http: Request, model: Model, request: Any, routing: Routing, prompt: Prompt, chat: bool) -> None:
         """``query_instance_id``: where it would go, and its tokens, without sending it there."""
         found = model.core.pick(prompt.tokens, book=False, worker_id=routing.worker_id, dp_rank=routing.dp_rank)
-        told = {"worker_instance_id": str(found.worker_id), "dp_rank": found.dp_rank, "overlap_blocks": found.overlap_blocks}
+        told = {
+            "worker_instance_id": str(found.worker_id),
+            "dp_rank": found.dp_rank,
+            "overlap_blocks": found.overlap_blocks,
+        }
         tokens = prompt.tokens.tolist()
         headers = {"x-dynamo-worker-instance-id": str(found.worker_id)}
         if request.stream:
@@ -587,7 +596,9 @@ class Generation:
     def _call(self, i: int, tokens: Any, chosen: Any, worker: Worker, booking: RouterBooking, have: int = 0) -> None:
         prompt = self.prompts[i // self.n]
         limit = max_tokens(self.model, self.request, len(prompt.tokens))
-        body = payload(self.model, self.request, tokens, None if limit is None else max(1, limit - have), i % self.n, self.eos)
+        body = payload(
+            self.model, self.request, tokens, None if limit is None else max(1, limit - have), i % self.n, self.eos
+        )
         if have and body["stop_conditions"].get("min_tokens"):
             body["stop_conditions"]["min_tokens"] = max(0, body["stop_conditions"]["min_tokens"] - have)
         body["estimated_prefix_hit_num_blocks"] = chosen.overlap_blocks
@@ -660,7 +671,9 @@ class Generation:
             if code == "EOVERLOAD" and error.status == 503:
                 raise front.busy(f"Every worker of {model.name!r} is busy") from None
             if error.status == 503:
-                raise unavailable(f"The worker is gone ({text}), and nobody else serves {model.name!r} now.", 2) from None
+                raise unavailable(
+                    f"The worker is gone ({text}), and nobody else serves {model.name!r} now.", 2
+                ) from None
             raise
         front.metrics.migrations.labels(model.name, "ongoing_request" if len(so_far) else "new_request").inc()
         _log.warning(

@@ -83,7 +83,7 @@ class Stack:
 
     async def until(self, true: Callable[[], bool], seconds: float = 10) -> None:
         async def wait() -> None:
-            while not true():
+            while not true():  # noqa: ASYNC110 -- many things are waited for, few of them tell
                 await asyncio.sleep(0.005)
 
         await asyncio.wait_for(wait(), seconds)

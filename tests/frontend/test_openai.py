@@ -106,9 +106,13 @@ def test_stop_strings_end_the_worker_too(tmp_path):
             assert chat.choices[0].message.content == "tick "
             assert chat.choices[0].finish_reason == "stop"
             more = {"include_stop_str_in_output": True}
-            stream = await s.client.chat.completions.create(model="m", messages=HI, stop="k t", extra_body=more, stream=True)
+            stream = await s.client.chat.completions.create(
+                model="m", messages=HI, stop="k t", extra_body=more, stream=True
+            )
             assert (await collect(stream))[:2] == ({0: "tick t"}, {0: "stop"})
-            chat = await s.client.chat.completions.create(model="m", messages=HI, extra_body={"stop_token_ids": [ord("o")]})
+            chat = await s.client.chat.completions.create(
+                model="m", messages=HI, extra_body={"stop_token_ids": [ord("o")]}
+            )
             assert chat.choices[0].message.content == "tick t"
             chat = await s.client.chat.completions.create(model="m", messages=HI, max_completion_tokens=3)
             assert (chat.choices[0].message.content, chat.choices[0].finish_reason) == ("tic", "length")
@@ -122,7 +126,9 @@ def test_log_probabilities(tmp_path):
     async def worker(request, context):
         count = request["output_options"]["logprobs"]
         for token in b"hi":
-            tops = [{"rank": k, "token_id": token + k, "token": chr(token + k), "logprob": -0.5 - k} for k in range(count)]
+            tops = [
+                {"rank": k, "token_id": token + k, "token": chr(token + k), "logprob": -0.5 - k} for k in range(count)
+            ]
             yield {"token_ids": [token], "log_probs": [-0.5], "top_logprobs": [tops]}
         yield {"token_ids": [EOS], "finish_reason": "eos"}
 
@@ -138,7 +144,9 @@ def test_log_probabilities(tmp_path):
             assert (got.tokens, got.token_logprobs, got.text_offset) == (["h", "i"], [-0.5, -0.5], [0, 1])
             assert got.top_logprobs == [{"h": -0.5}, {"i": -0.5}]
             stream = await s.client.chat.completions.create(model="m", messages=HI, logprobs=True, stream=True)
-            tokens = [t.token async for chunk in stream for c in chunk.choices if c.logprobs for t in c.logprobs.content]
+            tokens = [
+                t.token async for chunk in stream for c in chunk.choices if c.logprobs for t in c.logprobs.content
+            ]
             assert tokens == ["h", "i"]
 
     run(main())
@@ -160,7 +168,9 @@ def test_what_the_client_asks_for_reaches_the_worker(tmp_path):
                 extra_body={"top_k": 40, "min_p": 0.1, "repetition_penalty": 1.1, "ignore_eos": True},
                 extra_headers={"x-request-id": "abc", "traceparent": trace},
             )  # fmt: skip
-            (first, request_id, trace_id), (second, _, _) = sorted(seen, key=lambda row: row[0]["sampling_options"]["seed"])
+            (first, request_id, trace_id), (second, _, _) = sorted(
+                seen, key=lambda row: row[0]["sampling_options"]["seed"]
+            )
             assert (request_id, trace_id) == ("abc", "0af7651916cd43dd8448eb211c80319c")
             assert first["sampling_options"] == {
                 "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.1, "presence_penalty": 1.0,
@@ -269,17 +279,25 @@ def test_annotations_and_routing_headers(tmp_path):
             body = {"nvext": {"backend_instance_id": workers[1].id, "annotations": ["formatted_prompt", "token_ids"]}}
             got = await s.client.chat.completions.create(model="m", messages=HI, extra_body=body)
             assert got.model_extra["nvext"]["formatted_prompt"].startswith("<|im_start|>user")
-            raw = (await s.http.post("/v1/completions", json={"model": "m", "prompt": "ab", "stream": True, **body})).text
+            raw = (
+                await s.http.post("/v1/completions", json={"model": "m", "prompt": "ab", "stream": True, **body})
+            ).text
             assert "event: token_ids\n: [97,98]\n\n" in raw and raw.endswith("data: [DONE]\n\n")
             ask = {"nvext": {"annotations": ["query_instance_id"], "backend_instance_id": workers[2].id}}
             got = (await s.http.post("/v1/completions", json={"model": "m", "prompt": "ab", **ask})).json()
             assert got["nvext"]["worker_instance_id"] == str(workers[2].id) and got["nvext"]["token_data"] == [97, 98]
-            raw = (await s.http.post("/v1/completions", json={"model": "m", "prompt": "ab", "stream": True, **ask})).text
+            raw = (
+                await s.http.post("/v1/completions", json={"model": "m", "prompt": "ab", "stream": True, **ask})
+            ).text
             assert f'event: worker_instance_id\n: "{workers[2].id}"' in raw
             with pytest.raises(openai.BadRequestError, match="does not serve"):
-                await s.client.completions.create(model="m", prompt="x", extra_body={"nvext": {"backend_instance_id": 5}})
+                await s.client.completions.create(
+                    model="m", prompt="x", extra_body={"nvext": {"backend_instance_id": 5}}
+                )
             with pytest.raises(openai.BadRequestError, match="x-dynamo-dp-rank"):
-                await s.client.completions.create(model="m", prompt="x", extra_headers={"x-dynamo-dp-rank": "minus one"})
+                await s.client.completions.create(
+                    model="m", prompt="x", extra_headers={"x-dynamo-dp-rank": "minus one"}
+                )
             token_data = {"nvext": {"token_data": [1, 2, 3]}}
             got = await s.client.chat.completions.create(model="m", messages=HI, extra_body=token_data)
             assert got.usage.prompt_tokens == 3
@@ -324,7 +342,8 @@ def test_health_models_and_metrics_follow_the_workers(tmp_path):
             await s.quiet()
             text = (await s.http.get("/metrics")).text
             for line in (
-                'dynamo_frontend_requests_total{model="m",endpoint="chat_completions",request_type="unary",status="success",error_type=""} 1',
+                'dynamo_frontend_requests_total{model="m",endpoint="chat_completions",request_type="unary",'
+                'status="success",error_type=""} 1',
                 'dynamo_frontend_output_tokens_total{model="m"} 6',
                 'dynamo_frontend_time_to_first_token_seconds_count{model="m"} 1',
                 'dynamo_frontend_inter_token_latency_seconds_count{model="m"} 5',
@@ -374,9 +393,13 @@ def test_busy_workers_are_not_chosen_and_all_busy_is_said(tmp_path):
             await s.worker(slow)
             got = await s.http.post("/busy_threshold", json={"model": "m", "active_prefill_tokens_threshold": 10})
             assert got.status_code == 200
-            assert (await s.http.get("/busy_threshold")).json()["thresholds"][0]["active_prefill_tokens_threshold"] == 10
+            assert (await s.http.get("/busy_threshold")).json()["thresholds"][0][
+                "active_prefill_tokens_threshold"
+            ] == 10
             assert (await s.http.post("/busy_threshold", json={"model": "none"})).status_code == 404
-            assert (await s.http.post("/busy_threshold", json={"model": "m", "active_prefill_tokens_threshold": -1})).status_code == 400
+            assert (
+                await s.http.post("/busy_threshold", json={"model": "m", "active_prefill_tokens_threshold": -1})
+            ).status_code == 400
             first = asyncio.ensure_future(s.client.completions.create(model="m", prompt="x" * 50))
             await s.until(lambda: s.front.models["m"].core.stats()["booked"] == 1)
             got = await s.http.post("/v1/completions", json={"model": "m", "prompt": "y"})
@@ -384,6 +407,8 @@ def test_busy_workers_are_not_chosen_and_all_busy_is_said(tmp_path):
             release.set()
             assert (await first).choices[0].text == "A"
             await s.until(lambda: s.front.models["m"].core.stats()["booked"] == 0)
-            assert json.loads((await s.http.post("/v1/completions", json={"model": "m", "prompt": "y"})).text)["choices"]
+            assert json.loads((await s.http.post("/v1/completions", json={"model": "m", "prompt": "y"})).text)[
+                "choices"
+            ]
 
     run(main())

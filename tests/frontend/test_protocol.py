@@ -84,7 +84,9 @@ def test_messages_are_checked_one_by_one(body, param):
     assert refused(ChatRequest, check_chat, body).param == param
 
 
-@pytest.mark.parametrize("body", [b"", b"  ", b"{", b"[1]", b"nul", b'{"model":"\xff"}', b"[" * 100000, b'{"model":"m",}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"  ", b"{", b"[1]", b"nul", b'{"model":"\xff"}', b"[" * 100000, b'{"model":"m",}']
+)
 def test_what_is_not_a_json_object_is_refused(body):
     refused(ChatRequest, check_chat, body)
 
@@ -112,7 +114,9 @@ def test_a_completion_request_is_checked(more, param):
 
 
 def test_good_requests_pass_and_unknown_fields_are_ignored():
-    chat = read((CHAT % ',"temperature":0,"top_p":1,"n":2,"stop":"x","zzz":1,"max_completion_tokens":5').encode(), ChatRequest)
+    chat = read(
+        (CHAT % ',"temperature":0,"top_p":1,"n":2,"stop":"x","zzz":1,"max_completion_tokens":5').encode(), ChatRequest
+    )
     check_chat(chat)
     assert (chat.n, chat.max_tokens) == (2, 5)
     for prompt, want in (('"a"', ["a"]), ("[1,2]", [[1, 2]]), ('["a","b"]', ["a", "b"]), ("[[1],[2]]", [[1], [2]])):
@@ -129,5 +133,8 @@ def test_defaults_fill_what_a_request_leaves_out():
 def test_embedding_inputs():
     good = read(b'{"model":"m","input":["a","b"]}', EmbeddingRequest)
     assert check_embedding(good) == ["a", "b"]
-    for body, param in ((b'{"model":"m","input":""}', "input"), (b'{"model":"m","input":"a","encoding_format":"x"}', "encoding_format")):
+    for body, param in (
+        (b'{"model":"m","input":""}', "input"),
+        (b'{"model":"m","input":"a","encoding_format":"x"}', "encoding_format"),
+    ):
         assert refused(EmbeddingRequest, check_embedding, body).param == param

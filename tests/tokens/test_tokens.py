@@ -13,7 +13,8 @@ from dynamo._tokens import Detokenizer, StopMatcher, StopStrings, TokenBatch, Vo
 BYTES = Vocab([bytes([i]) for i in range(256)])
 SCRIPTS = [
     "Grüße aus Köln", "Γειά σου Κόσμε", "Привет, мир", "שלום עולם", "مرحبا بالعالم", "नमस्ते दुनिया",
-    "สวัสดีชาวโลก", "こんにちは世界", "안녕하세요 세계", "你好，世界", "𐍈𐌰𐌻𐌻𐍉", "👩‍👩‍👧‍👦 👍🏽 🇪🇺", "a\u0301e\u0308", "\x00\x01\x7f",
+    "สวัสดีชาวโลก", "こんにちは世界", "안녕하세요 세계", "你好，世界", "𐍈𐌰𐌻𐌻𐍉", "👩‍👩‍👧‍👦 👍🏽",
+    "🇪🇺", "a\u0301e\u0308", "\x00\x01\x7f",
 ]  # fmt: skip
 
 

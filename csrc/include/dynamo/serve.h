@@ -44,24 +44,24 @@ enum dyn_finish {
 /* Everything is borrowed for the call; texts are UTF-8 and zero-terminated. */
 typedef struct dyn_answer_options {
     enum dyn_answer_kind kind;
-    bool stream;         /* SSE; else one JSON body */
-    bool include_usage;  /* with stream: a last chunk with the usage */
-    const char *id;      /* "chatcmpl-..." */
-    const char *model;   /* as the client asked for it */
-    uint64_t created;    /* seconds since 1970 */
-    dyn_vocab *vocab;    /* a reference is taken. NULL: the workers send text */
-    bool special;        /* show special tokens */
-    dyn_stops *stops;    /* a reference is taken. NULL: none */
-    bool include_stop;   /* show the stop string */
-    int logprobs;        /* -1: none; else how many alternatives per token are shown */
-    bool tokens_as_ids;  /* log probabilities name tokens "token_id:5" */
+    bool stream;              /* SSE; else one JSON body */
+    bool include_usage;       /* with stream: a last chunk with the usage */
+    const char *id;           /* "chatcmpl-..." */
+    const char *model;        /* as the client asked for it */
+    uint64_t created;         /* seconds since 1970 */
+    dyn_vocab *vocab;         /* a reference is taken. NULL: the workers send text */
+    bool special;             /* show special tokens */
+    dyn_stops *stops;         /* a reference is taken. NULL: none */
+    bool include_stop;        /* show the stop string */
+    int logprobs;             /* -1: none; else how many alternatives per token are shown */
+    bool tokens_as_ids;       /* log probabilities name tokens "token_id:5" */
     const uint32_t *stop_ids; /* ids that end a choice and are not shown; stop_id_count of them */
     size_t stop_id_count;
     const dyn_pair *headers; /* of the HTTP answer; header_count of them */
     size_t header_count;
-    dyn_slice preamble;  /* SSE bytes that go first (annotations); ignored without stream */
-    dyn_slice extra;     /* JSON members that the body ends with, as in "nvext":{...}; ignored with stream */
-    size_t max_bytes;    /* of text and log probabilities that are kept for a body; 0: 64 MiB */
+    dyn_slice preamble; /* SSE bytes that go first (annotations); ignored without stream */
+    dyn_slice extra;    /* JSON members that the body ends with, as in "nvext":{...}; ignored with stream */
+    size_t max_bytes;   /* of text and log probabilities that are kept for a body; 0: 64 MiB */
     /* Counted on, a reference is taken; NULL: not counted. Seconds from the request to the first token of a choice; seconds per
      * token since the one before; tokens. */
     dyn_series *first, *between, *tokens;
@@ -82,9 +82,9 @@ enum dyn_answer_mail_kind {
 typedef struct dyn_answer_mail {
     dyn_mail mail; /* owner: as given */
     int kind;
-    dyn_answer *answer; /* borrowed until drop() */
-    uint32_t choice;    /* of BROKE */
-    int code;           /* of BROKE: a dyn_error; DYN_ESHUTDOWN also when the worker said "cancelled" by itself */
+    dyn_answer *answer;      /* borrowed until drop() */
+    uint32_t choice;         /* of BROKE */
+    int code;                /* of BROKE: a dyn_error; DYN_ESHUTDOWN also when the worker said "cancelled" by itself */
     const char *type, *text; /* of BROKE: as in dyn_failure; never NULL */
 } dyn_answer_mail;
 
@@ -102,9 +102,9 @@ DYN_API void dyn_answer_unref(dyn_answer *self); /* NULL is allowed */
 /* What is to be told about one call, on the loop thread; members but on_end may be NULL. */
 typedef struct dyn_answer_hooks {
     void *user;
-    void (*on_first)(void *user);                   /* its first token came */
-    void (*on_tokens)(void *user, uint32_t count);  /* so many more came; about once a second at most */
-    void (*on_end)(void *user);                     /* it is over: exactly once, also when it was never started */
+    void (*on_first)(void *user);                  /* its first token came */
+    void (*on_tokens)(void *user, uint32_t count); /* so many more came; about once a second at most */
+    void (*on_end)(void *user);                    /* it is over: exactly once, also when it was never started */
 } dyn_answer_hooks;
 
 /* Give a choice a call: its first one, or another one after BROKE. The tokens that are there already must be part of
@@ -126,7 +126,7 @@ DYN_API int dyn_answer_fail(dyn_answer *self, int status, const char *message, c
 /* The ids that a choice has so far. Only between its BROKE and its next call, or after DONE. */
 DYN_API const dyn_token_batch *dyn_answer_tokens(const dyn_answer *self, uint32_t choice);
 
-typedef struct dyn_answer_summary { /* times: dyn_now_ns(), 0 when it did not happen */
+typedef struct dyn_answer_summary {                   /* times: dyn_now_ns(), 0 when it did not happen */
     uint64_t started_ns, first_ns, last_ns, ended_ns; /* request; first and last token of all choices; response */
     uint32_t prompt_tokens, completion_tokens;
     int status;     /* of the HTTP answer; 0: nothing was sent */

@@ -33,8 +33,10 @@ DYN_API void dyn_text_free(dyn_text *self);
 
 /* ---- vocabulary: what each token id stands for ------------------------------------------------- */
 typedef struct dyn_vocab dyn_vocab;
-enum { DYN_TOKEN_SPECIAL = 1 };     /* flag of an id: control tokens (<eos>, <|im_end|>), hidden unless asked for */
-enum { DYN_VOCAB_STRIP_SPACE = 1 }; /* option: a text that starts with a space loses it (SentencePiece's dummy prefix) */
+enum { DYN_TOKEN_SPECIAL = 1 }; /* flag of an id: control tokens (<eos>, <|im_end|>), hidden unless asked for */
+enum {
+    DYN_VOCAB_STRIP_SPACE = 1
+}; /* option: a text that starts with a space loses it (SentencePiece's dummy prefix) */
 
 /* Make a table; one reference.
  * bytes    the bytes of all tokens, one after the other; copied. Any bytes: a token may be part of a character.
@@ -112,7 +114,7 @@ DYN_API int dyn_token_batch_append(dyn_token_batch *self, const uint32_t *ids, c
                                    const float *logprobs, size_t count);
 DYN_API void dyn_token_batch_clear(dyn_token_batch *self);
 DYN_API size_t dyn_token_batch_count(const dyn_token_batch *self);
-DYN_API size_t dyn_token_batch_bytes(const dyn_token_batch *self); /* memory in use, exactly */
+DYN_API size_t dyn_token_batch_bytes(const dyn_token_batch *self);        /* memory in use, exactly */
 DYN_API const uint32_t *dyn_token_batch_ids(const dyn_token_batch *self); /* borrowed until the batch changes */
 DYN_API const uint32_t *dyn_token_batch_positions(const dyn_token_batch *self);
 DYN_API const float *dyn_token_batch_logprobs(const dyn_token_batch *self);

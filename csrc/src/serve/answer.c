@@ -100,13 +100,18 @@ static int prepare_choice(dyn_answer *self, struct choice *choice, const dyn_ans
     choice->max_tokens = from->max_tokens;
     choice->min_tokens = from->min_tokens;
     choice->summary.cached_tokens = choice->summary.mirror_tokens = -1;
-    choice->mail = (dyn_answer_mail){.mail = {.owner = owner, .drop = drop_mail}, .kind = DYN_ANSWER_BROKE, .answer = self,
-                                     .choice = (uint32_t)(choice - self->choices), .type = "", .text = ""};
+    choice->mail = (dyn_answer_mail){.mail = {.owner = owner, .drop = drop_mail},
+                                     .kind = DYN_ANSWER_BROKE,
+                                     .answer = self,
+                                     .choice = (uint32_t)(choice - self->choices),
+                                     .type = "",
+                                     .text = ""};
     dyn_jail_init(&choice->jail, self->stops, self->include_stop);
     if ((rc = dyn_token_batch_new(&choice->tokens, 0)) < 0) return rc;
     if ((rc = dyn_text_append(&choice->prefix, from->prefix.data, from->prefix.size)) < 0) return rc;
     choice->offset = dyn__characters(choice->prefix.data, choice->prefix.size);
-    if (self->vocab != NULL && (rc = dyn_detok_new(&choice->detok, self->vocab, self->special ? DYN_DETOK_SPECIAL : 0)) < 0)
+    if (self->vocab != NULL &&
+        (rc = dyn_detok_new(&choice->detok, self->vocab, self->special ? DYN_DETOK_SPECIAL : 0)) < 0)
         return rc;
     return DYN_OK;
 }
@@ -147,8 +152,8 @@ int dyn_answer_new_take(dyn_answer **out, dyn_http_exchange *x, const dyn_answer
     self->between = options->between == NULL ? NULL : dyn_series_ref(options->between);
     self->tokens = options->tokens == NULL ? NULL : dyn_series_ref(options->tokens);
     self->summary.started_ns = dyn_http_started_ns(x);
-    self->done = (dyn_answer_mail){.mail = {.owner = owner, .drop = drop_mail}, .kind = DYN_ANSWER_DONE, .answer = self,
-                                   .type = "", .text = ""};
+    self->done = (dyn_answer_mail){
+        .mail = {.owner = owner, .drop = drop_mail}, .kind = DYN_ANSWER_DONE, .answer = self, .type = "", .text = ""};
     self->choice_count = (uint32_t)count;
     if ((rc = prepare(self, options)) < 0) goto fail;
     for (size_t i = 0; i < count; i++)
@@ -230,6 +235,14 @@ static void client_gone(dyn_answer *self)
     if (self->state != ANSWERING) return;
     self->summary.cancelled = true;
     leave(self, GONE);
+    /* Who only closed its sending side can still read why there is no answer. */
+    if (dyn_http_begun(self->x)) {
+        dyn_http_abort(self->x);
+    } else {
+        dyn_http_fail(self->x, 499, "the client closed the connection before the answer", "cancelled", NULL,
+                      "cancelled");
+    }
+    dyn_error_clear();
     maybe_done(self);
 }
 
@@ -278,8 +291,8 @@ static void finish_stream(dyn_answer *self)
     maybe_done(self);
 }
 
-static void fail(dyn_answer *self, int status, const char *message, const char *type, const char *param, const char *code,
-                 uint32_t retry_after)
+static void fail(dyn_answer *self, int status, const char *message, const char *type, const char *param,
+                 const char *code, uint32_t retry_after)
 {
     char number[16];
     if (self->state != ANSWERING) return;
@@ -311,8 +324,9 @@ static void give_up(dyn_answer *self, int rc)
     if (rc == DYN_ECLOSED || rc == DYN_EBUSY) {
         client_gone(self);
     } else {
-        fail(self, rc == DYN_ELIMIT ? 500 : 503, rc == DYN_ELIMIT ? "the answer is longer than the server keeps in memory; stream it"
-                                                 : "out of memory", NULL, NULL, NULL, rc == DYN_ELIMIT ? 0 : 1);
+        fail(self, rc == DYN_ELIMIT ? 500 : 503,
+             rc == DYN_ELIMIT ? "the answer is longer than the server keeps in memory; stream it" : "out of memory",
+             NULL, NULL, NULL, rc == DYN_ELIMIT ? 0 : 1);
     }
 }
 
@@ -422,7 +436,8 @@ static void measure(dyn_answer *self, struct choice *choice, struct attempt *att
     tell_tokens(attempt, tokens, now);
 }
 
-static void take_item(dyn_answer *self, struct choice *choice, struct attempt *attempt, const uint8_t *bytes, size_t size)
+static void take_item(dyn_answer *self, struct choice *choice, struct attempt *attempt, const uint8_t *bytes,
+                      size_t size)
 {
     struct dyn__item item;
     enum dyn_finish finish = DYN_FINISH_NONE;
@@ -605,11 +620,13 @@ int dyn_answer_call(dyn_answer *self, uint32_t index, dyn_pool *pool, const dyn_
 {
     size_t size = sizeof(struct attempt) + request->header_count * sizeof(dyn_pair) + request->payload.size;
     size_t address = strlen(request->address) + 1;
-    for (size_t i = 0; i < request->header_count; i++) size += request->headers[i].key.size + request->headers[i].value.size;
+    for (size_t i = 0; i < request->header_count; i++)
+        size += request->headers[i].key.size + request->headers[i].value.size;
     struct attempt *attempt = index < self->choice_count ? dyn__calloc(1, size + address) : NULL;
     if (attempt == NULL) {
         if (hooks->on_end != NULL) hooks->on_end(hooks->user);
-        return index < self->choice_count ? DYN_ENOMEM : dyn__fail(DYN_EINVAL, "choice %u of %u", index, self->choice_count);
+        return index < self->choice_count ? DYN_ENOMEM
+                                          : dyn__fail(DYN_EINVAL, "choice %u of %u", index, self->choice_count);
     }
     attempt->headers = (dyn_pair *)(attempt + 1);
     uint8_t *at = (uint8_t *)(attempt->headers + request->header_count);
@@ -645,7 +662,8 @@ static void run_failing(dyn_task *task)
 {
     struct failing *failing = DYN__CONTAINER(task, struct failing, task);
     watch(failing->answer);
-    fail(failing->answer, failing->status, failing->message, failing->type, failing->param, failing->code, failing->retry_after);
+    fail(failing->answer, failing->status, failing->message, failing->type, failing->param, failing->code,
+         failing->retry_after);
     dyn_answer_unref(failing->answer);
     dyn__free(failing);
 }
@@ -660,8 +678,8 @@ static char *copy_text(char **at, const char *text)
     return to;
 }
 
-int dyn_answer_fail(dyn_answer *self, int status, const char *message, const char *type, const char *param, const char *code,
-                    uint32_t retry_after)
+int dyn_answer_fail(dyn_answer *self, int status, const char *message, const char *type, const char *param,
+                    const char *code, uint32_t retry_after)
 {
     size_t size = strlen(message) + 1;
     size += type != NULL ? strlen(type) + 1 : 0;

@@ -28,7 +28,8 @@ static int feed_token(dyn_answer *self, struct choice *choice, struct dyn__item 
 {
     int rc;
     size_t offset = choice->offset + (self->kind == DYN_ANSWER_COMPLETION && self->logprobs >= 0
-                                          ? dyn__characters(self->shown.data, self->shown.size) : 0);
+                                          ? dyn__characters(self->shown.data, self->shown.size)
+                                          : 0);
     float value = (float)logprob;
     if ((rc = dyn_token_batch_append(choice->tokens, &id, NULL, &value, 1)) < 0) return rc;
     choice->generated++;
@@ -44,13 +45,16 @@ static int feed_token(dyn_answer *self, struct choice *choice, struct dyn__item 
     return through_jail(self, choice, self->decoded.data, self->decoded.size);
 }
 
-static int feed_tokens(dyn_answer *self, struct choice *choice, struct dyn__item *item, enum dyn_finish *finish, bool *ours)
+static int feed_tokens(dyn_answer *self, struct choice *choice, struct dyn__item *item, enum dyn_finish *finish,
+                       bool *ours)
 {
     for (uint32_t i = 0; i < item->token_count; i++) {
         uint32_t id = dyn__item_token(item);
         double logprob = dyn__item_logprob(item);
         if (choice->max_tokens > 0 && choice->generated >= choice->max_tokens) {
-            *finish = DYN_FINISH_LENGTH; /* a worker that does not count: its surplus is dropped */
+            /* A worker that does not count: its surplus is dropped. One that does says "length" itself, with its usage, so
+             * the last token alone ends nothing. */
+            *finish = DYN_FINISH_LENGTH;
             *ours = item->finish == DYN_FINISH_NONE;
             return DYN_OK;
         }
@@ -68,14 +72,11 @@ static int feed_tokens(dyn_answer *self, struct choice *choice, struct dyn__item
             return DYN_OK;
         }
     }
-    if (choice->max_tokens > 0 && choice->generated >= choice->max_tokens && item->finish == DYN_FINISH_NONE) {
-        *finish = DYN_FINISH_LENGTH;
-        *ours = true;
-    }
     return DYN_OK;
 }
 
-static int feed_text(dyn_answer *self, struct choice *choice, struct dyn__item *item, enum dyn_finish *finish, bool *ours)
+static int feed_text(dyn_answer *self, struct choice *choice, struct dyn__item *item, enum dyn_finish *finish,
+                     bool *ours)
 {
     const uint8_t *text = (const uint8_t *)item->text;
     if (item->token_count == 0 && item->text_size > 0) {
@@ -101,7 +102,8 @@ static int feed_text(dyn_answer *self, struct choice *choice, struct dyn__item *
     return DYN_OK;
 }
 
-int dyn__choice_feed(dyn_answer *self, struct choice *choice, struct dyn__item *item, enum dyn_finish *finish, bool *ours)
+int dyn__choice_feed(dyn_answer *self, struct choice *choice, struct dyn__item *item, enum dyn_finish *finish,
+                     bool *ours)
 {
     int rc = feed_tokens(self, choice, item, finish, ours);
     if (rc < 0) return rc;

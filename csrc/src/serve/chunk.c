@@ -72,7 +72,8 @@ void dyn__chunk_last(dyn_answer *self)
     dyn__json_lit(&self->out, "data: [DONE]\n\n");
 }
 
-void dyn__chunk_error(dyn_answer *self, int status, const char *message, const char *type, const char *param, const char *code)
+void dyn__chunk_error(dyn_answer *self, int status, const char *message, const char *type, const char *param,
+                      const char *code)
 {
     dyn__json_lit(&self->out, "event: error\ndata: ");
     dyn__render_error(&self->out, status, message, type, param, code);
@@ -88,7 +89,8 @@ void dyn__chunk_body(dyn_answer *self)
         struct choice *choice = &self->choices[i];
         dyn__json_lit(out, i > 0 ? ",{\"index\":" : "{\"index\":");
         dyn__json_uint(out, i);
-        dyn__json_lit(out, self->kind == DYN_ANSWER_CHAT ? ",\"message\":{\"role\":\"assistant\",\"content\":\"" : ",\"text\":\"");
+        dyn__json_lit(out, self->kind == DYN_ANSWER_CHAT ? ",\"message\":{\"role\":\"assistant\",\"content\":\""
+                                                         : ",\"text\":\"");
         if (out->rc == DYN_OK && choice->prefix.size > 0)
             out->rc = dyn_json_escape(&out->text, choice->prefix.data, choice->prefix.size);
         dyn__json_raw(out, choice->text.text.data, choice->text.text.size); /* escaped when it was kept */

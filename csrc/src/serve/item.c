@@ -187,7 +187,8 @@ static bool read_comment(struct cursor *at, const char **text, size_t *size)
 
 static int bad(const char *key, size_t size)
 {
-    return dyn__fail(DYN_EPROTO, "a worker sent an item whose \"%.*s\" cannot be read", (int)(size > 64 ? 64 : size), key);
+    return dyn__fail(DYN_EPROTO, "a worker sent an item whose \"%.*s\" cannot be read", (int)(size > 64 ? 64 : size),
+                     key);
 }
 
 static int read_map(struct cursor *at, struct dyn__item *out, bool annotated)
@@ -201,7 +202,8 @@ static int read_map(struct cursor *at, struct dyn__item *out, bool annotated)
     if (!dyn__cursor_map(at, &members)) return dyn__fail(DYN_EPROTO, "a worker sent an item that is not a map");
     while (members-- > 0) {
         bool good = true;
-        if (!dyn__cursor_str(at, &key, &size)) return dyn__fail(DYN_EPROTO, "a worker sent an item with a key that is no text");
+        if (!dyn__cursor_str(at, &key, &size))
+            return dyn__fail(DYN_EPROTO, "a worker sent an item with a key that is no text");
         if (annotated && dyn__str_is(key, size, "data")) {
             if (dyn__cursor_kind(at) != KIND_MAP) {
                 good = dyn__cursor_skip(at);
@@ -228,7 +230,9 @@ static int read_map(struct cursor *at, struct dyn__item *out, bool annotated)
                 size_t bytes;
                 good = dyn__cursor_ext(at, &type, &raw, &bytes) && type == ARRAY_EXT && bytes > 0;
                 if (good) {
-                    out->raw_width = raw[0] == INT32 || raw[0] == UINT32 ? 4 : raw[0] == INT64 || raw[0] == UINT64 ? 8 : 0;
+                    out->raw_width = raw[0] == INT32 || raw[0] == UINT32   ? 4
+                                     : raw[0] == INT64 || raw[0] == UINT64 ? 8
+                                                                           : 0;
                     good = out->raw_width != 0 && (bytes - 1) % out->raw_width == 0;
                     out->raw = raw + 1;
                     out->token_count = good ? (uint32_t)((bytes - 1) / out->raw_width) : 0;

@@ -26,7 +26,7 @@ struct dyn__item {
     const char *error; /* NULL: none; an Annotated "error" event, or finish_reason {"error": ...} */
     size_t error_size;
     int64_t cached_tokens, mirror_tokens, completion_tokens; /* -1: not said */
-    const char *cause; /* engine_data.cause; NULL: none */
+    const char *cause;                                       /* engine_data.cause; NULL: none */
     size_t cause_size;
 };
 

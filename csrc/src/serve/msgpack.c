@@ -14,9 +14,11 @@ static bool big(struct cursor *self, size_t bytes, uint64_t *out)
 enum kind dyn__cursor_kind(const struct cursor *self)
 {
     static const uint8_t kinds[32] = {/* 0xc0 .. 0xdf */
-        KIND_NIL, KIND_NONE, KIND_BOOL, KIND_BOOL, KIND_BIN, KIND_BIN, KIND_BIN, KIND_EXT, KIND_EXT, KIND_EXT, KIND_FLOAT,
-        KIND_FLOAT, KIND_INT, KIND_INT, KIND_INT, KIND_INT, KIND_INT, KIND_INT, KIND_INT, KIND_INT, KIND_EXT, KIND_EXT,
-        KIND_EXT, KIND_EXT, KIND_EXT, KIND_STR, KIND_STR, KIND_STR, KIND_ARRAY, KIND_ARRAY, KIND_MAP, KIND_MAP};
+                                      KIND_NIL,   KIND_NONE,  KIND_BOOL, KIND_BOOL,  KIND_BIN,   KIND_BIN, KIND_BIN,
+                                      KIND_EXT,   KIND_EXT,   KIND_EXT,  KIND_FLOAT, KIND_FLOAT, KIND_INT, KIND_INT,
+                                      KIND_INT,   KIND_INT,   KIND_INT,  KIND_INT,   KIND_INT,   KIND_INT, KIND_EXT,
+                                      KIND_EXT,   KIND_EXT,   KIND_EXT,  KIND_EXT,   KIND_STR,   KIND_STR, KIND_STR,
+                                      KIND_ARRAY, KIND_ARRAY, KIND_MAP,  KIND_MAP};
     if (self->at >= self->end) return KIND_NONE;
     uint8_t byte = *self->at;
     if (byte < 0x80 || byte >= 0xe0) return KIND_INT;
@@ -148,9 +150,7 @@ bool dyn__cursor_skip(struct cursor *self)
         bool negative;
         switch (dyn__cursor_kind(self)) {
         case KIND_NIL:
-        case KIND_BOOL:
-            self->at++;
-            break;
+        case KIND_BOOL: self->at++; break;
         case KIND_INT:
             if (!integer(self, &bits, &negative)) return false;
             break;
@@ -172,8 +172,7 @@ bool dyn__cursor_skip(struct cursor *self)
             if (!dyn__cursor_map(self, &count)) return false;
             left += (uint64_t)count * 2;
             break;
-        case KIND_NONE:
-            return false;
+        case KIND_NONE: return false;
         }
         if (left > (uint64_t)(self->end - self->at) + 1) return false;
     }

@@ -11,16 +11,11 @@ static char escape_of(uint8_t byte)
 {
     switch (byte) {
     case '"':
-    case '\\':
-        return (char)byte;
-    case '\n':
-        return 'n';
-    case '\r':
-        return 'r';
-    case '\t':
-        return 't';
-    default:
-        return byte < 0x20 ? 'u' : 0;
+    case '\\': return (char)byte;
+    case '\n': return 'n';
+    case '\r': return 'r';
+    case '\t': return 't';
+    default: return byte < 0x20 ? 'u' : 0;
     }
 }
 
@@ -120,21 +115,17 @@ void dyn__json_free(struct json *self)
 const char *dyn__finish_name(enum dyn_finish finish)
 {
     switch (finish) {
-    case DYN_FINISH_STOP:
-        return "stop";
-    case DYN_FINISH_LENGTH:
-        return "length";
-    case DYN_FINISH_FILTER:
-        return "content_filter";
-    case DYN_FINISH_TOOLS:
-        return "tool_calls";
-    default:
-        return NULL;
+    case DYN_FINISH_STOP: return "stop";
+    case DYN_FINISH_LENGTH: return "length";
+    case DYN_FINISH_FILTER: return "content_filter";
+    case DYN_FINISH_TOOLS: return "tool_calls";
+    default: return NULL;
     }
 }
 
 /* "token": its text, or the number where there is no text or it is asked for. */
-static void name_token(struct json *out, const struct dyn__naming *naming, uint64_t id, const char *said, size_t said_size)
+static void name_token(struct json *out, const struct dyn__naming *naming, uint64_t id, const char *said,
+                       size_t said_size)
 {
     char number[32];
     size_t size = 0;
@@ -143,7 +134,8 @@ static void name_token(struct json *out, const struct dyn__naming *naming, uint6
         dyn__json_str(out, said, said_size);
         return;
     }
-    if (!naming->as_ids && naming->vocab != NULL && id <= UINT32_MAX) bytes = dyn_vocab_bytes(naming->vocab, (uint32_t)id, &size);
+    if (!naming->as_ids && naming->vocab != NULL && id <= UINT32_MAX)
+        bytes = dyn_vocab_bytes(naming->vocab, (uint32_t)id, &size);
     if (bytes == NULL) {
         bytes = (const uint8_t *)number;
         size = (size_t)snprintf(number, sizeof(number), "token_id:%llu", (unsigned long long)id);
@@ -152,8 +144,8 @@ static void name_token(struct json *out, const struct dyn__naming *naming, uint6
 }
 
 /* {"token":"..","logprob":-0.1,"bytes":[..]  and no closing brace */
-static void chat_token(struct json *out, const struct dyn__naming *naming, uint64_t id, const char *said, size_t said_size,
-                       double logprob)
+static void chat_token(struct json *out, const struct dyn__naming *naming, uint64_t id, const char *said,
+                       size_t said_size, double logprob)
 {
     const uint8_t *bytes = (const uint8_t *)said;
     size_t size = said_size;
@@ -215,7 +207,8 @@ void dyn__render_token(struct json columns[4], enum dyn_answer_kind kind, const 
 void dyn__render_logprobs(struct json *out, struct json columns[4], enum dyn_answer_kind kind, bool wanted)
 {
     static const char *const chat[] = {"{\"content\":["}, *const completion[] = {
-        "{\"tokens\":[", "],\"token_logprobs\":[", "],\"top_logprobs\":[", "],\"text_offset\":["};
+                                                              "{\"tokens\":[", "],\"token_logprobs\":[",
+                                                              "],\"top_logprobs\":[", "],\"text_offset\":["};
     dyn__json_lit(out, ",\"logprobs\":");
     if (!wanted) {
         dyn__json_lit(out, "null");
@@ -256,7 +249,8 @@ static void str_or_null(struct json *out, const char *text)
     }
 }
 
-void dyn__render_error(struct json *out, int status, const char *message, const char *type, const char *param, const char *code)
+void dyn__render_error(struct json *out, int status, const char *message, const char *type, const char *param,
+                       const char *code)
 {
     if (type == NULL) type = status >= 500 ? "server_error" : "invalid_request_error";
     dyn__json_lit(out, "{\"error\":{\"message\":");

@@ -46,8 +46,8 @@ void dyn_token_batch_free(dyn_token_batch *self)
     dyn__free(self);
 }
 
-int dyn_token_batch_append(dyn_token_batch *self, const uint32_t *ids, const uint32_t *positions,
-                           const float *logprobs, size_t count)
+int dyn_token_batch_append(dyn_token_batch *self, const uint32_t *ids, const uint32_t *positions, const float *logprobs,
+                           size_t count)
 {
     int rc;
     if (count == 0) return DYN_OK;

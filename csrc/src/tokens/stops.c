@@ -14,7 +14,7 @@
 #include "dynamo/tokens.h"
 
 struct node {
-    uint32_t text;           /* path(n) = bytes + text, depth long */
+    uint32_t text; /* path(n) = bytes + text, depth long */
     uint32_t depth;
     uint32_t child, sibling; /* 0: none */
     uint32_t fail;
@@ -25,7 +25,7 @@ struct node {
 
 struct dyn_stops {
     atomic_size_t refs;
-    uint32_t count; /* nodes */
+    uint32_t count;     /* nodes */
     uint8_t first[256]; /* does a string begin with this byte? */
     struct node *nodes; /* in the same allocation, then bytes */
     char *bytes;
@@ -46,8 +46,8 @@ static void insert(dyn_stops *self, uint32_t text, size_t size, int32_t index)
         uint32_t next = child_of(self, at, byte);
         if (next == 0) {
             next = self->count++;
-            self->nodes[next] = (struct node){.text = text, .depth = (uint32_t)i + 1, .byte = byte, .longest = -1,
-                                              .sibling = self->nodes[at].child};
+            self->nodes[next] = (struct node){
+                .text = text, .depth = (uint32_t)i + 1, .byte = byte, .longest = -1, .sibling = self->nodes[at].child};
             self->nodes[at].child = next;
         }
         at = next;
