@@ -55,8 +55,9 @@ class Server:
         self.folder = tempfile.TemporaryDirectory()
         env = dict(os.environ, DYN_FILE_KV=self.folder.name, PYTHONPATH=str(ROOT))
         command = [sys.executable, "-m", "dynamo", "serve", str(model), "--workers", str(workers), "--router", router]
-        command += ["--slots", "8"]  # as many as there are conversations, should all come to one worker
         command += ["--engine", engine, "--port", str(self.port), *extra]
+        if engine != "echo":
+            command += ["--slots", "8"]  # as many as there are conversations, should all come to one worker
         self.log = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(command, env=env, stdout=self.log, stderr=self.log, start_new_session=True)
 
