@@ -87,8 +87,8 @@ def test_kv_routing_computes_fewer_tokens_than_round_robin(serve):
     computed = {}
     for router in ("kv", "round-robin"):
         server = serve(router)
-        # Three conversations over two workers: round-robin cannot keep them apart by luck.
-        computed[router] = figures(asyncio.run(run_conversations(server.url, server.model, 3, 4, 8)))
+        # One conversation: round-robin cannot keep it on one worker by luck.
+        computed[router] = figures(asyncio.run(run_conversations(server.url, server.model, 1, 4, 8)))
         server.stop()
     assert computed["kv"]["prompt tokens computed"] < computed["round-robin"]["prompt tokens computed"]
 
@@ -128,9 +128,9 @@ def test_a_killed_worker_loses_and_doubles_no_token(serve, engine):
 
             disturbed, _ = await stream_text(client, server.model, prompt, tokens, kill_once)
             assert killed
-            return undisturbed, disturbed, killed[0]
+            return undisturbed, disturbed
 
-    undisturbed, disturbed, _ = asyncio.run(main())
+    undisturbed, disturbed = asyncio.run(main())
     if engine == "mocker":
         assert disturbed == undisturbed
     else:  # a real engine's numbers differ a little with and without reuse: the count is what must be exact
