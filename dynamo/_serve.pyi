@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self, disjoint_base
 
 from dynamo._http import Request
 from dynamo._metrics import Metric
@@ -33,11 +34,13 @@ class Summary(NamedTuple):
     failed: bool
     choices: tuple[ChoiceSummary, ...]
 
+@disjoint_base
 class Booking: ...
 
 class RouterBooking(Booking):
-    def __init__(self, core: SelectionCore, ticket: int) -> None: ...
+    def __new__(cls, core: SelectionCore, ticket: int) -> Self: ...
 
+@disjoint_base
 class Answer:
     done: asyncio.Future[Summary]
     choices: int

@@ -3,9 +3,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import disjoint_base
 
 _Ids = Sequence[int] | NDArray[np.uint32] | Any
 
+@disjoint_base
 class Vocab:
     @classmethod
     def from_table(
@@ -18,15 +20,18 @@ class Vocab:
     def __getitem__(self, id: int) -> bytes: ...
     def is_special(self, id: int) -> bool: ...
 
+@disjoint_base
 class Detokenizer:
     def __init__(self, vocab: Vocab, *, skip_special_tokens: bool = True, at_start: bool = False) -> None: ...
     def push(self, ids: _Ids) -> str: ...
     def end(self) -> str: ...
 
+@disjoint_base
 class StopStrings:
     strings: tuple[str, ...]
     def __init__(self, strings: Iterable[str]) -> None: ...
 
+@disjoint_base
 class StopMatcher:
     def __init__(self, stops: StopStrings | Iterable[str], *, include_stop: bool = False) -> None: ...
     def push(self, text: str) -> tuple[str, bool]: ...
@@ -36,10 +41,14 @@ class StopMatcher:
     @property
     def matched(self) -> str | None: ...
 
+@disjoint_base
 class TokenBatch:
     def __init__(self, reserve: int = 0) -> None: ...
     def append(
-        self, ids: _Ids, positions: _Ids | None = None, logprobs: Sequence[float | None] | NDArray[np.float32] | None = None
+        self,
+        ids: _Ids,
+        positions: _Ids | None = None,
+        logprobs: Sequence[float | None] | NDArray[np.float32] | None = None,
     ) -> None: ...
     def clear(self) -> None: ...
     @property
