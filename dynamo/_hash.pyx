@@ -37,7 +37,10 @@ cdef extern from *:
             Py_ssize_t n = DYN_NDIGITS(o);
             if (n == 1) { *out = DYN_DIGITS(o)[0]; return 0; }
             if (n == 0) { *out = 0; return 0; }
-            if (n == 2 && DYN_DIGITS(o)[1] < 4) { *out = DYN_DIGITS(o)[0] | (uint32_t)DYN_DIGITS(o)[1] << 30; return 0; }
+            if (n == 2 && DYN_DIGITS(o)[1] < 4) {
+                *out = DYN_DIGITS(o)[0] | (uint32_t)DYN_DIGITS(o)[1] << 30;
+                return 0;
+            }
         }
     #endif
         return 1;
@@ -188,15 +191,14 @@ cdef Tokens take_tokens(object tokens):
         tokens_of_sequence(self, tokens)
     elif PyObject_CheckBuffer(tokens):
         tokens_of_buffer(self, tokens)
-    elif isinstance(tokens, (str, dict)) or not (PySequence_Check(tokens) or hasattr(tokens, "__array__")
-                                                  or hasattr(tokens, "__dlpack__")):
-        raise TypeError(f"tokens are a {type(tokens).__name__}: must be a sequence or an array of ints")
     elif hasattr(tokens, "__array__"):
         import numpy
         tokens_of_buffer(self, numpy.asarray(tokens))
     elif hasattr(tokens, "__dlpack__"):
         import numpy
         tokens_of_buffer(self, numpy.from_dlpack(tokens))
+    elif isinstance(tokens, (str, dict)) or not PySequence_Check(tokens):
+        raise TypeError(f"tokens are a {type(tokens).__name__}: must be a sequence or an array of ints")
     else:
         tokens_of_sequence(self, tokens)
     return self
@@ -248,7 +250,7 @@ cdef int take_hashes(object hashes, Hashes *out) except -1:
             for i in range(n):
                 memcpy(&to[i], <const char *>out.view.buf + i * step, 8)
             return 0
-        except:
+        except BaseException:
             drop_hashes(out)
             raise
     if isinstance(hashes, (str, dict)) or not PySequence_Check(hashes):
@@ -265,7 +267,7 @@ cdef int take_hashes(object hashes, Hashes *out) except -1:
             except AttributeError:
                 drop_hashes(out)
                 raise TypeError(f"hash {i} is {type(hashes[i]).__name__}: must be int") from None
-            except:
+            except BaseException:
                 drop_hashes(out)
                 raise
     return 0
@@ -290,7 +292,8 @@ cdef uint64_t seed_of(object lora_name, object cache_namespace) except? 0:
     return dyn_hash_seed(lora, len(lora), space, len(space))
 
 
-cdef int hash_into(Tokens tokens, size_t block_size, bint eagle, uint64_t seed, object mm_infos, uint64_t *out) except -1:
+cdef int hash_into(Tokens tokens, size_t block_size, bint eagle, uint64_t seed, object mm_infos,
+                   uint64_t *out) except -1:
     cdef size_t i, blocks = dyn_hash_block_count(tokens.count, block_size, eagle)
     cdef Hashes mm
     cdef int rc
@@ -362,8 +365,8 @@ def compute_block_hash_for_seq(tokens, kv_block_size, block_mm_infos=None, lora_
 
     Notes
     -----
-    XXH3-64 of the tokens as little-endian u32, then the sorted ``mm_hash`` values; the seed is 1337, plus the hash of each
-    name. The same hashes as Dynamo's.
+    XXH3-64 of the tokens as little-endian u32, then the sorted ``mm_hash`` values; the seed is 1337, plus the hash of
+    each name. The same hashes as Dynamo's.
 
     Examples
     --------

@@ -10,13 +10,14 @@ from dynamo._errors cimport check
 from dynamo._hash cimport Hashes, drop_hashes, new_u64, take_hashes, u64
 from dynamo.c_common cimport DYN_ENOMEM, DYN_EPROTO, dyn_error_clear, dyn_error_detail, dyn_now_ns
 from dynamo.c_events cimport (
-    DYN_EVENT_CLEARED, DYN_EVENT_INNER, DYN_EVENT_REMOVED, DYN_EVENT_ROUTER, DYN_EVENT_STORED, DYN_TIER_DEVICE, dyn_event,
+    DYN_EVENT_INNER, DYN_EVENT_REMOVED, DYN_EVENT_ROUTER, DYN_EVENT_STORED, DYN_TIER_DEVICE, dyn_event,
     dyn_event_init, dyn_event_json_bound, dyn_event_read_json, dyn_event_reset, dyn_event_write_json)
 from dynamo.c_index cimport (
-    dyn_approx_dump, dyn_approx_find, dyn_approx_new, dyn_approx_remove_worker, dyn_approx_routed, dyn_approx_stats_get,
-    dyn_approx_unref, dyn_index_block, dyn_index_clear_worker, dyn_index_cleared, dyn_index_dump, dyn_index_find,
-    dyn_index_find_counted, dyn_index_find_early, dyn_index_held, dyn_index_new, dyn_index_options, dyn_index_remove_worker,
-    dyn_index_removed, dyn_index_stats, dyn_index_stats_get, dyn_index_stored, dyn_index_unref, dyn_index_workers, dyn_overlap)
+    dyn_approx_dump, dyn_approx_find, dyn_approx_new, dyn_approx_remove_worker, dyn_approx_routed,
+    dyn_approx_stats_get, dyn_approx_unref, dyn_index_block, dyn_index_clear_worker, dyn_index_cleared,
+    dyn_index_dump, dyn_index_find, dyn_index_find_counted, dyn_index_find_early, dyn_index_held, dyn_index_new,
+    dyn_index_options, dyn_index_remove_worker, dyn_index_removed, dyn_index_stats, dyn_index_stats_get,
+    dyn_index_stored, dyn_index_unref, dyn_index_workers, dyn_overlap)
 
 cdef enum:
     GIL_FROM = 2048     # blocks: about 10 microseconds
@@ -36,7 +37,7 @@ cdef class OverlapScores:
     tree_sizes : dict of {(worker_id, dp_rank): int}
         All blocks that each of these workers holds.
     workers, dp_ranks, counts : numpy.ndarray of uint64, uint32, uint32
-        The same as `scores` in three arrays, shortest overlap first. Much cheaper than the dict when there are many workers.
+        The same as `scores` in three arrays, shortest overlap first. Much cheaper than the dict for many workers.
     """
 
     def __cinit__(self):
@@ -149,7 +150,7 @@ cdef int collect(void *user, const dyn_index_block *block) noexcept nogil:
 
 
 cdef list events_of(Rows *rows):
-    cdef size_t i, bound, size
+    cdef size_t i, size
     cdef char small[1024]
     cdef dyn_event event
     cdef list out = []
@@ -176,8 +177,10 @@ def _bytes(n):
 
 
 cdef dict stats_dict(dyn_index_stats *s):
-    return {"blocks": s.blocks, "worker_blocks": s.worker_blocks, "workers": s.workers, "sets": s.sets, "bytes": s.bytes,
-            "max_bytes": s.max_bytes, "evicted": s.evicted, "limbo_bytes": s.limbo_bytes}
+    return {
+        "blocks": s.blocks, "worker_blocks": s.worker_blocks, "workers": s.workers, "sets": s.sets,
+        "bytes": s.bytes, "max_bytes": s.max_bytes, "evicted": s.evicted, "limbo_bytes": s.limbo_bytes,
+    }
 
 
 cdef class RadixTree:
@@ -350,14 +353,15 @@ cdef class RadixTree:
         take_hashes(block_hashes, &names)
         try:
             take_hashes(tokens_hashes, &tokens)
-        except:
+        except BaseException:
             drop_hashes(&names)
             raise
         if names.count != tokens.count:
             drop_hashes(&names)
             drop_hashes(&tokens)
             raise ValueError(f"{names.count} block_hashes and {tokens.count} tokens_hashes: must be equally many")
-        rc = dyn_index_stored(self.ptr, worker, rank, &above if has_parent else NULL, names.data, tokens.data, names.count)
+        rc = dyn_index_stored(self.ptr, worker, rank, &above if has_parent else NULL, names.data, tokens.data,
+                              names.count)
         drop_hashes(&names)
         drop_hashes(&tokens)
         check(rc)

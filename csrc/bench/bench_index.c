@@ -172,7 +172,8 @@ static void engine_forget(engine *e, uint32_t s)
     e->used--;
 }
 
-static plan make_plan(uint32_t *const *requests, const uint32_t *lengths, size_t count, uint32_t workers, uint32_t factor)
+static plan make_plan(uint32_t *const *requests, const uint32_t *lengths, size_t count, uint32_t workers,
+                      uint32_t factor)
 {
     plan p = {0};
     engine *engines = calloc(workers, sizeof(*engines));
@@ -249,9 +250,11 @@ static void *run_lane(void *argument)
         const uint64_t *hashes = l->p->hashes + o->at;
         int rc = DYN_OK;
         if (o->kind == FIND)
-            for (uint32_t k = 0; k < l->lanes; k++) dyn_index_find(l->index[k], l->p->local + o->at, o->count, out, 1024);
+            for (uint32_t k = 0; k < l->lanes; k++)
+                dyn_index_find(l->index[k], l->p->local + o->at, o->count, out, 1024);
         else if (o->kind == STORED)
-            rc = dyn_index_stored(own, o->worker, 0, o->has_parent ? &o->parent : NULL, hashes, l->p->local + o->at, o->count);
+            rc = dyn_index_stored(own, o->worker, 0, o->has_parent ? &o->parent : NULL, hashes, l->p->local + o->at,
+                                  o->count);
         else
             rc = dyn_index_removed(own, o->worker, 0, hashes, o->count);
         if (rc < 0) l->refused++;
@@ -291,8 +294,8 @@ static void replay(const plan *p, const char *name, uint32_t lanes)
     char what[160];
     snprintf(what, sizeof(what), "replay %s, %u thread%s", name, lanes, lanes > 1 ? "s" : "");
     line(what, best, "M block operations/s");
-    printf("    %.2f M operations, %zu refused, %zu blocks at the end, %.1f bytes each\n", (double)p->block_ops / 1e6, refused,
-           blocks, (double)bytes / (double)(blocks ? blocks : 1));
+    printf("    %.2f M operations, %zu refused, %zu blocks at the end, %.1f bytes each\n", (double)p->block_ops / 1e6,
+           refused, blocks, (double)bytes / (double)(blocks ? blocks : 1));
 }
 
 static size_t read_trace(const char *path, uint32_t ***requests, uint32_t **lengths)
@@ -362,7 +365,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "bench_index: no requests in %s\n", argv[1]);
         return 1;
     }
-    const char *trace = argc > 1 ? strrchr(argv[1], '/') ? strrchr(argv[1], '/') + 1 : argv[1] : "made-up conversations";
+    const char *trace =
+        argc > 1 ? strrchr(argv[1], '/') ? strrchr(argv[1], '/') + 1 : argv[1] : "made-up conversations";
     static const uint32_t shapes[][2] = {{8, 1}, {128, 1}, {1000, 1}, {8, 4}, {128, 4}};
     for (size_t s = 0; s < sizeof(shapes) / sizeof(shapes[0]); s++) {
         char name[120];

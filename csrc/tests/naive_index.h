@@ -24,7 +24,7 @@ typedef struct naive_index {
         bool live;
         uint64_t name;
         int node;
-    } first[NAIVE_NODES];          /* the node that got a name first */
+    } first[NAIVE_NODES]; /* the node that got a name first */
     struct {
         bool live;
         int node;
@@ -88,7 +88,8 @@ static int naive_any_child(const naive_index *t, int parent, bool plain_only)
 }
 
 /* false: DYN_EBLOCK */
-static bool naive_stored(naive_index *t, int w, const uint64_t *parent, const uint64_t *names, const uint64_t *tokens, size_t n)
+static bool naive_stored(naive_index *t, int w, const uint64_t *parent, const uint64_t *names, const uint64_t *tokens,
+                         size_t n)
 {
     int at = 0;
     if (parent != NULL) {
@@ -172,7 +173,8 @@ static void naive_cleared(naive_index *t, int w)
         if (t->node[i].live && t->node[i].workers >> w & 1) naive_drop(t, w, i), naive_release(t, i);
 }
 
-static void naive_find(const naive_index *t, const uint64_t *tokens, size_t n, bool early, uint32_t scores[NAIVE_WORKERS])
+static void naive_find(const naive_index *t, const uint64_t *tokens, size_t n, bool early,
+                       uint32_t scores[NAIVE_WORKERS])
 {
     uint32_t active = ~0u;
     memset(scores, 0, NAIVE_WORKERS * sizeof(*scores));

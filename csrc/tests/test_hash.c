@@ -44,7 +44,8 @@ static void all_instruction_sets_agree(void)
         for (size_t s = 0; s < DYN__COUNT(seeds); s++) {
             size_t blocks = TOKENS / size - 1, bytes = size * 4;
             uint8_t secret[DYN__HASH_SECRET] = {0};
-            for (size_t i = 0; i < blocks; i++) CHECK_EQ(dyn_hash_block_mm(tokens + i * size, size, NULL, 0, seeds[s], &want[i]), 0);
+            for (size_t i = 0; i < blocks; i++)
+                CHECK_EQ(dyn_hash_block_mm(tokens + i * size, size, NULL, 0, seeds[s], &want[i]), 0);
             dyn_hash_blocks(tokens, blocks * size, size, false, seeds[s], got);
             CHECK(memcmp(want, got, blocks * 8) == 0);
             dyn_hash_blocks(tokens, blocks * size + 1, size, true, seeds[s], got);
@@ -52,7 +53,8 @@ static void all_instruction_sets_agree(void)
             CHECK(want[0] == got[0]);
             if (bytes > 240) continue; /* longer ones need the secret, which only hash.c makes */
             dyn__hash_blocks_scalar(tokens, blocks, size, bytes, seeds[s], secret, got);
-            for (size_t i = 0; i < blocks; i++) CHECK_EQ(dyn_hash_block_mm(tokens + i * size, size, NULL, 0, seeds[s], &want[i]), 0);
+            for (size_t i = 0; i < blocks; i++)
+                CHECK_EQ(dyn_hash_block_mm(tokens + i * size, size, NULL, 0, seeds[s], &want[i]), 0);
             CHECK(memcmp(want, got, blocks * 8) == 0);
         }
     }

@@ -114,7 +114,8 @@ static void an_alias_removes_only_when_asked_for(void)
 /* ---- the naive twin ------------------------------------------------------------------------------------------- */
 enum { IDS = 4, RANKS = 3 };
 
-static void compare_find(const dyn_index *index, const naive_index *twin, const uint64_t *tokens, size_t count, bool early)
+static void compare_find(const dyn_index *index, const naive_index *twin, const uint64_t *tokens, size_t count,
+                         bool early)
 {
     dyn_overlap out[NAIVE_WORKERS];
     uint32_t want[NAIVE_WORKERS], got[NAIVE_WORKERS] = {0};
@@ -143,8 +144,8 @@ static int compare_block(void *user, const dyn_index_block *block)
     t->count++;
     for (int i = 1; i < NAIVE_NODES; i++) {
         const naive_node *node = &t->twin->node[i];
-        if (node->live && node->workers >> w & 1 && node->name == block->block_hash && node->tokens == block->tokens_hash &&
-            (node->parent != 0) == block->has_parent &&
+        if (node->live && node->workers >> w & 1 && node->name == block->block_hash &&
+            node->tokens == block->tokens_hash && (node->parent != 0) == block->has_parent &&
             (node->parent == 0 || t->twin->node[node->parent].name == block->parent_hash))
             return DYN_OK;
     }
@@ -193,7 +194,8 @@ static void the_index_answers_as_the_naive_twin(void)
                 size_t skip = below(3) == 0 ? below((uint32_t)count) : 0;
                 const uint64_t *parent = skip > 0 ? &names[skip - 1] : NULL;
                 int rc = dyn_index_stored(index, worker, rank, parent, names + skip, tokens + skip, count - skip);
-                CHECK_EQ(rc, naive_stored(twin, w, parent, names + skip, tokens + skip, count - skip) ? DYN_OK : DYN_EBLOCK);
+                CHECK_EQ(rc, naive_stored(twin, w, parent, names + skip, tokens + skip, count - skip) ? DYN_OK
+                                                                                                      : DYN_EBLOCK);
             } else if (what < 65) {
                 size_t some = below(4), from = count > some ? count - some : 0;
                 int rc = dyn_index_removed(index, worker, rank, names + from, count - from);
@@ -225,7 +227,8 @@ static void many_blocks_are_all_found_and_all_removed(void)
     static uint64_t names[CHAINS][LENGTH], tokens[CHAINS][LENGTH];
     dyn_index_stats stats;
     for (int c = 0; c < CHAINS; c++) {
-        for (int i = 0; i < LENGTH; i++) names[c][i] = c * 1000 + i + 1, tokens[c][i] = i < 3 ? (uint64_t)i : next_random();
+        for (int i = 0; i < LENGTH; i++)
+            names[c][i] = c * 1000 + i + 1, tokens[c][i] = i < 3 ? (uint64_t)i : next_random();
         CHECK_EQ(dyn_index_stored(index, c % 100, 0, NULL, names[c], tokens[c], LENGTH), DYN_OK);
     }
     dyn_index_stats_get(index, &stats);
@@ -308,7 +311,8 @@ static void every_failed_allocation_leaves_a_sound_index(void)
             (rc = dyn_index_stored(index, 3, 1, NULL, other, tokens, 20)) == DYN_OK &&
             (rc = dyn_index_stored(index, 2, 0, &names[5], other, other, 5)) == DYN_OK &&
             (rc = dyn_index_stored(index, 2, 0, &names[5], names, names, 5)) == DYN_OK &&
-            (rc = dyn_index_find_counted(index, tokens, 40, 1, out, 8, &found, frequencies, &frequency_count)) == DYN_OK &&
+            (rc = dyn_index_find_counted(index, tokens, 40, 1, out, 8, &found, frequencies, &frequency_count)) ==
+                DYN_OK &&
             (rc = dyn_index_removed(index, 3, 1, other + 3, 1)) == DYN_OK &&
             (rc = dyn_index_removed(index, 1, 0, names + 10, 1)) == DYN_OK)
             rc = dyn_index_remove_worker(index, 2);
@@ -392,19 +396,13 @@ static void readers_beside_a_writer_see_whole_answers(void)
         uint64_t *path = c.moving[below(64)], worker = below(12), fresh[32];
         switch (below(6)) {
         case 0:
-        case 1:
-            CHECK_EQ(dyn_index_stored(c.index, worker, below(3), NULL, path, path, 1 + below(64)), DYN_OK);
-            break;
-        case 2:
-            dyn_index_removed(c.index, worker, below(3), &path[below(64)], 1);
-            break;
+        case 1: CHECK_EQ(dyn_index_stored(c.index, worker, below(3), NULL, path, path, 1 + below(64)), DYN_OK); break;
+        case 2: dyn_index_removed(c.index, worker, below(3), &path[below(64)], 1); break;
         case 3:
             for (int i = 0; i < 32; i++) fresh[i] = next_random();
             dyn_index_stored(c.index, worker, 0, NULL, fresh, fresh, 32);
             break;
-        case 4:
-            dyn_index_stored(c.index, worker, 1, NULL, c.stable, c.stable, below(STABLE));
-            break;
+        case 4: dyn_index_stored(c.index, worker, 1, NULL, c.stable, c.stable, below(STABLE)); break;
         default:
             if (below(50) == 0) dyn_index_remove_worker(c.index, worker);
         }

@@ -1,10 +1,16 @@
 """Indexes by component, as Dynamo 0.6 had them: tokens or hashes in, overlaps out."""
 
+from __future__ import annotations
+
+import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynamo._hash import compute_block_hashes
 from dynamo._index import ApproxTree, OverlapScores, RadixTree
+
+if TYPE_CHECKING:
+    from dynamo.llm.publisher import EventFollower
 
 __all__ = ["ApproxKvIndexer", "KvIndexer"]
 
@@ -22,7 +28,8 @@ class KvIndexer:
     Parameters
     ----------
     component : Component or None
-        Whose workers' events are wanted; None: events come by hand, through `tree`.
+        Whose workers' events are wanted: all its publishers in discovery are listened to, from now on, or from the
+        first question on when this is not made inside asyncio. None: events come by hand, through `tree`.
     kv_block_size : int
         Tokens per block; workers with another one are not understood.
     tree : RadixTree, optional
@@ -40,6 +47,38 @@ class KvIndexer:
         self.component = component
         self.tree = RadixTree() if tree is None else tree
         self._block_size = kv_block_size
+        self._follower: EventFollower | None = None
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        self._follow()
+
+    def _follow(self) -> EventFollower | None:
+        if self._follower is None and self.component is not None:
+            from dynamo.llm.publisher import EventFollower
+
+            # A publisher that is gone says no more what its worker holds: forget it.
+            self._follower = EventFollower(
+                self.component._runtime.store,
+                self.component.namespace,
+                self.component.name,
+                self.tree,
+                on_gone=self.tree.remove_worker,
+            )
+        return self._follower
+
+    async def synced(self) -> None:
+        """Wait until every publisher that was there at the start is listened to."""
+        follower = self._follow()
+        if follower is not None:
+            await follower.synced()
+
+    def close(self) -> None:
+        """Stop listening. What is known stays."""
+        if self._follower is not None:
+            self._follower.close()
+            self._follower = self.component = None
 
     def block_size(self) -> int:
         """Tokens per block."""
@@ -47,10 +86,14 @@ class KvIndexer:
 
     async def find_matches(self, hashes: Sequence[int]) -> OverlapScores:
         """Who holds how many leading blocks of these local hashes."""
+        self._follow()
         return self.tree.find_matches(hashes)
 
-    async def find_matches_for_request(self, token_ids: Sequence[int], lora_id: int | str | None = None) -> OverlapScores:
+    async def find_matches_for_request(
+        self, token_ids: Sequence[int], lora_id: int | str | None = None
+    ) -> OverlapScores:
         """Who holds how many leading blocks of this prompt."""
+        self._follow()
         return self.tree.find_matches(compute_block_hashes(token_ids, self._block_size, lora_name=_lora_name(lora_id)))
 
     def __repr__(self) -> str:
@@ -81,7 +124,9 @@ class ApproxKvIndexer:
         """Tokens per block."""
         return self._block_size
 
-    async def find_matches_for_request(self, token_ids: Sequence[int], lora_id: int | str | None = None) -> OverlapScores:
+    async def find_matches_for_request(
+        self, token_ids: Sequence[int], lora_id: int | str | None = None
+    ) -> OverlapScores:
         """Who is believed to hold how many leading blocks of this prompt."""
         return self.tree.find_matches(compute_block_hashes(token_ids, self._block_size, lora_name=_lora_name(lora_id)))
 

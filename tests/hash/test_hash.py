@@ -80,12 +80,20 @@ def test_a_block_hash_is_xxh3_of_its_tokens(tokens, size, eagle):
 
 def test_range_bytearray_and_small_arrays_are_sequences_of_ints():
     want = compute_block_hash_for_seq(list(range(64)), 16)
-    for tokens in (range(64), bytearray(range(64)), bytes(range(64)), np.arange(64, dtype=np.int8), np.arange(64, dtype="u2")):
+    for tokens in (
+        range(64),
+        bytearray(range(64)),
+        bytes(range(64)),
+        np.arange(64, dtype=np.int8),
+        np.arange(64, dtype="u2"),
+    ):
         assert compute_block_hash_for_seq(tokens, 16) == want
 
 
 def test_numpy_integers_in_a_list_are_tokens():
-    assert compute_block_hash_for_seq([np.int64(1), np.uint8(2), True, 4], 4) == compute_block_hash_for_seq([1, 2, 1, 4], 4)
+    assert compute_block_hash_for_seq([np.int64(1), np.uint8(2), True, 4], 4) == compute_block_hash_for_seq(
+        [1, 2, 1, 4], 4
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ class Node:
 class NaiveIndex:
     """Positions are nodes of a tree; each worker knows nodes by name.
 
-    The first name at a position stays. A name that a worker stored at several positions means the latest; when that one is
-    gone, it means the first position that got the name, if the worker still holds it. A worker that stored a block under
-    another name than the first one cannot remove it by name, but can hang blocks below it.
+    The first name at a position stays. A name that a worker stored at several positions means the latest; when that one
+    is gone, it means the first position that got the name, if the worker still holds it. A worker that stored a block
+    under another name than the first one cannot remove it by name, but can hang blocks below it.
     """
 
     def __init__(self, aliases=False):

@@ -2,7 +2,8 @@ import asyncio
 
 import pytest
 
-from dynamo.llm import ApproxKvIndexer, KvIndexer, RadixTree, compute_block_hash_for_seq
+from dynamo._discovery import Store
+from dynamo.llm import ApproxKvIndexer, KvEventPublisher, KvIndexer, RadixTree, compute_block_hash_for_seq
 
 
 def test_the_indexers_of_2025_still_answer():
@@ -21,6 +22,45 @@ def test_the_indexers_of_2025_still_answer():
 def test_an_index_may_be_shared():
     tree = RadixTree()
     assert KvIndexer(None, 16, tree=tree).tree is tree
+
+
+def test_an_indexer_hears_the_publishers_of_its_component():
+    class Runtime:
+        def __init__(self):
+            self.store = Store("mem")
+            self.lease = self.store.lease()
+
+        def instance_id(self):
+            return 77
+
+    class Component:
+        namespace, name = "ns", "comp"
+
+        def __init__(self, runtime):
+            self._runtime = runtime
+
+    class Endpoint(Component):
+        component, name = "comp", "generate"
+
+    async def main():
+        runtime = Runtime()
+        publisher = KvEventPublisher(Endpoint(runtime), 5, 4)
+        indexer = KvIndexer(Component(runtime), 4)
+        await asyncio.wait_for(indexer.synced(), 20)
+        publisher.publish_stored([1, 2, 3, 4, 5, 6, 7, 8], [4, 4], [11, 12])
+        end = asyncio.get_running_loop().time() + 20
+        while (await indexer.find_matches_for_request(list(range(1, 9)))).scores != {(5, 0): 2}:
+            assert asyncio.get_running_loop().time() < end
+            await asyncio.sleep(0.005)
+        publisher.shutdown()
+        while (await indexer.find_matches_for_request(list(range(1, 9)))).scores != {}:
+            assert asyncio.get_running_loop().time() < end
+            await asyncio.sleep(0.005)
+        indexer.close()
+        runtime.lease.revoke()
+        runtime.store.close()
+
+    asyncio.run(main())
 
 
 def test_the_approximate_indexer_learns_from_decisions():

@@ -12,7 +12,7 @@ from dynamo import errors
 from dynamo.llm import ApproxTree, OverlapScores, RadixTree, compute_block_hashes, compute_sequence_hashes
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from naive import BlockError, NaiveIndex  # noqa: E402
+from naive import BlockError, NaiveIndex
 
 
 def test_arrays_and_lists_say_the_same():

@@ -9,7 +9,7 @@ import pytest
 from dynamo.llm import RadixTree
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from naive import BlockError, NaiveIndex  # noqa: E402
+from naive import BlockError, NaiveIndex
 
 VECTORS = json.loads((pathlib.Path(__file__).parents[1] / "data" / "dynamo_vectors.json").read_text())
 SCENARIOS = VECTORS["radix_tree"]["scenarios"]
@@ -75,7 +75,10 @@ def test_the_naive_twin_answers_as_dynamo_did(name):
             scores = twin.find(args[0], bool(args[1]) if len(args) > 1 else False)
             assert sorted([*who, n] for who, n in scores.items()) == sorted(want["scores"]), (name, at)
         elif what == "dump":
-            assert sorted(([*w, *rest] for w, *rest in twin.dump()), key=key) == sorted(want["events"], key=key), (name, at)
+            assert sorted(([*w, *rest] for w, *rest in twin.dump()), key=key) == sorted(want["events"], key=key), (
+                name,
+                at,
+            )
         elif what in ("remove_worker", "clear_all_blocks"):
             for worker in {w for node in twin.walk() for w in node.workers if w[0] == args[0]}:
                 twin.cleared(worker)

@@ -101,8 +101,8 @@ DYN_API size_t dyn_index_find(const dyn_index *self, const uint64_t *tokens_hash
                               size_t room);
 /* The same as Dynamo answers with early_exit: it stops where a run ends and one worker is left, so that worker's overlap
  * may be less than it holds. O(count) probes: it is not faster here. */
-DYN_API size_t dyn_index_find_early(const dyn_index *self, const uint64_t *tokens_hashes, size_t count, dyn_overlap *out,
-                                    size_t room);
+DYN_API size_t dyn_index_find_early(const dyn_index *self, const uint64_t *tokens_hashes, size_t count,
+                                    dyn_overlap *out, size_t room);
 /* As dyn_index_find(), and for each matched block how many such finds came to it within the expiration before now; then this one
  * is counted. Zeros are left out. Takes the lock of the writers.
  * A block remembers its last 256 finds.

@@ -12,8 +12,9 @@ static dyn__hash_blocks_fn *pick(size_t bytes, const char **name)
 {
 #if defined(__x86_64__) && defined(__GNUC__)
     if (bytes > LONG_INPUT) {
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("bmi2")) {
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+            __builtin_cpu_supports("bmi2")) {
             *name = "avx512";
             return dyn__hash_blocks_avx512;
         }

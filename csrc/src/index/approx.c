@@ -80,7 +80,8 @@ static void end_path(dyn_approx *self, uint32_t slot, uint32_t last)
     dyn_index *index = self->index;
     uint32_t memo[2] = {0, 0};
     uint64_t live;
-    while (last != 0 && !dyn__map_get(index, &self->ends, end_key(slot, last), &live) && !holds_below(index, last, slot)) {
+    while (last != 0 && !dyn__map_get(index, &self->ends, end_key(slot, last), &live) &&
+           !holds_below(index, last, slot)) {
         uint32_t parent = DYN__GET(dyn__entry_of(index, last)->parent) & DYN__ID_MASK;
         if (dyn__drop(index, last, slot, memo) < 0) return;
         dyn__entry_release(index, last);
@@ -124,7 +125,8 @@ static int make_room(dyn_approx *self)
     return DYN_OK;
 }
 
-static int routed(dyn_approx *self, uint64_t worker, uint32_t dp_rank, const uint64_t *tokens, size_t count, uint64_t now_ms)
+static int routed(dyn_approx *self, uint64_t worker, uint32_t dp_rank, const uint64_t *tokens, size_t count,
+                  uint64_t now_ms)
 {
     dyn_index *index = self->index;
     uint32_t slot, last = 0;

@@ -24,7 +24,8 @@ int dyn_index_new(dyn_index **out, const dyn_index_options *options)
     static const dyn_index_options none;
     if (options == NULL) options = &none;
     if (options->max_bytes != 0 && options->max_bytes < MIN_BYTES)
-        return dyn__fail(DYN_EINVAL, "a bound of %zu bytes: must be 0 (none) or at least %d", options->max_bytes, MIN_BYTES);
+        return dyn__fail(DYN_EINVAL, "a bound of %zu bytes: must be 0 (none) or at least %d", options->max_bytes,
+                         MIN_BYTES);
     dyn_index *self = dyn__aligned(64, sizeof(*self));
     if (self == NULL) return DYN_ENOMEM;
     memset(self, 0, sizeof(*self));
@@ -86,8 +87,8 @@ void dyn__touch(dyn_index *self, uint32_t id)
 }
 
 /* Store below `parent`, from there on new blocks only have new blocks below them. */
-int dyn__store(dyn_index *self, uint32_t slot, uint32_t parent, const uint64_t *names, const uint64_t *tokens, size_t count,
-               uint32_t *last)
+int dyn__store(dyn_index *self, uint32_t slot, uint32_t parent, const uint64_t *names, const uint64_t *tokens,
+               size_t count, uint32_t *last)
 {
     int rc;
     bool fresh = false;
@@ -211,7 +212,8 @@ static void prefetch_named(const dyn_index *self, const uint64_t *names, size_t 
         if (guess[i] != 0) DYN__PREFETCH(dyn__entry_of(self, guess[i]));
     }
     for (size_t i = 0; i < count; i++)
-        if (guess[i] != 0) dyn__prefetch_place(self, dyn__place_hash(&self->keys, dyn__entry_of(self, guess[i])->place));
+        if (guess[i] != 0)
+            dyn__prefetch_place(self, dyn__place_hash(&self->keys, dyn__entry_of(self, guess[i])->place));
 }
 
 int dyn_index_removed(dyn_index *self, uint64_t worker, uint32_t dp_rank, const uint64_t *block_hashes, size_t count)

@@ -56,7 +56,8 @@ int dyn_index_dump(dyn_index *self, int (*visit)(void *user, const dyn_index_blo
     int rc = DYN_OK;
     pthread_mutex_lock(&self->lock);
     for (uint32_t id = 1; id < self->next_id && rc >= 0; id++)
-        if ((DYN__GET(dyn__entry_of(self, id)->parent) & (DYN__FREE | DYN__ID_MASK)) == 0) rc = walk(self, id, visit, user);
+        if ((DYN__GET(dyn__entry_of(self, id)->parent) & (DYN__FREE | DYN__ID_MASK)) == 0)
+            rc = walk(self, id, visit, user);
     pthread_mutex_unlock(&self->lock);
     return rc < 0 ? rc : DYN_OK;
 }

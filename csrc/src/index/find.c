@@ -147,7 +147,8 @@ static void mark_used(const finder *f, const uint64_t *tokens)
     dyn__touch(open, dyn__at_place(open, place, dyn__place_hash(&open->keys, place)));
 }
 
-static size_t find(const dyn_index *self, const uint64_t *tokens, size_t count, dyn_overlap *out, size_t room, bool early)
+static size_t find(const dyn_index *self, const uint64_t *tokens, size_t count, dyn_overlap *out, size_t room,
+                   bool early)
 {
     finder f;
     if (count == 0) return 0;
@@ -177,7 +178,8 @@ size_t dyn_index_find(const dyn_index *self, const uint64_t *tokens_hashes, size
     return find(self, tokens_hashes, count, out, room, false);
 }
 
-size_t dyn_index_find_early(const dyn_index *self, const uint64_t *tokens_hashes, size_t count, dyn_overlap *out, size_t room)
+size_t dyn_index_find_early(const dyn_index *self, const uint64_t *tokens_hashes, size_t count, dyn_overlap *out,
+                            size_t room)
 {
     return find(self, tokens_hashes, count, out, room, true);
 }

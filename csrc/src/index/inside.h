@@ -41,9 +41,9 @@ typedef struct dyn__retired {
 /* ---- a table from 64-bit hashes to entry ids: lines of 12, one cache line each */
 enum { DYN__LINE = 12 };
 typedef struct dyn__line {
-    _Atomic uint64_t tags_low;        /* tags of ids 0..7; 0 is an empty place */
-    _Atomic uint32_t tags_high;       /* tags of ids 8..11 */
-    _Atomic uint32_t passed;          /* how many ids that belong here or before are in a later line */
+    _Atomic uint64_t tags_low;  /* tags of ids 0..7; 0 is an empty place */
+    _Atomic uint32_t tags_high; /* tags of ids 8..11 */
+    _Atomic uint32_t passed;    /* how many ids that belong here or before are in a later line */
     _Atomic uint32_t id[DYN__LINE];
 } dyn__line;
 typedef struct dyn__segment {
@@ -81,7 +81,7 @@ typedef struct dyn__entry {
     _Atomic uint32_t set;    /* 0: nobody; slot + 1: one worker; DYN__MANY | set id */
     _Atomic uint32_t parent; /* id, and flags */
     dyn__loose_u64 name;
-    uint32_t child;          /* id of the first one, and flags */
+    uint32_t child; /* id of the first one, and flags */
 } dyn__entry;
 _Static_assert(sizeof(dyn__entry) == 28, "seven words");
 #define DYN__EDGE UINT32_C(0x80000000)    /* parent: starts a run */
@@ -157,11 +157,11 @@ struct dyn_index {
     atomic_size_t refs, bytes, blocks, worker_blocks, worker_count, set_count, evicted, limbo_bytes;
     _Alignas(64) pthread_mutex_t lock; /* all below, and every change above */
     dyn__lines names;
-    dyn__map links;   /* entry -> prev << 32 | next */
-    dyn__map others;  /* (slot, name) -> entry, OTHER_ALIAS: names that do not mean what `names` says */
+    dyn__map links;      /* entry -> prev << 32 | next */
+    dyn__map others;     /* (slot, name) -> entry, OTHER_ALIAS: names that do not mean what `names` says */
     dyn__map aliases_of; /* slot, entry -> the other name; with FOREIGN: that slot never used the entry's own name */
-    dyn__map slots;   /* (worker, dp_rank) -> slot + 1 */
-    dyn__map uses;    /* entry -> ring of times; only with an expiration */
+    dyn__map slots;      /* (worker, dp_rank) -> slot + 1 */
+    dyn__map uses;       /* entry -> ring of times; only with an expiration */
     uint32_t next_id, free_id, next_slot, free_slot, last_slot, hand;
     struct {
         uint32_t *at; /* ids + 1 */
@@ -174,7 +174,7 @@ struct dyn_index {
 /* memory.c */
 void *dyn__index_alloc(dyn_index *self, size_t size, size_t alignment); /* NULL: see dyn__index_no_memory */
 void dyn__index_free(dyn_index *self, void *memory, size_t size);
-int dyn__index_no_memory(const dyn_index *self);                        /* DYN_ENOMEM or DYN_ELIMIT, after a NULL */
+int dyn__index_no_memory(const dyn_index *self); /* DYN_ENOMEM or DYN_ELIMIT, after a NULL */
 void dyn__retire_memory(dyn_index *self, dyn__retired *memory, size_t size);
 void dyn__retire_set(dyn_index *self, dyn__set *set);
 void dyn__retire_entry(dyn_index *self, uint32_t id);
@@ -212,7 +212,8 @@ void dyn__slot_forget(dyn_index *self, uint32_t slot);
 /* entries.c */
 int dyn__entry_make(dyn_index *self, uint32_t parent, uint64_t place, uint64_t place_hash, uint64_t name, uint32_t slot,
                     uint32_t *out);
-void dyn__entry_release(dyn_index *self, uint32_t id); /* free it if nobody holds it and nothing hangs below, and so on upwards */
+void dyn__entry_release(dyn_index *self,
+                        uint32_t id); /* free it if nobody holds it and nothing hangs below, and so on upwards */
 int dyn__hold(dyn_index *self, uint32_t id, uint32_t slot, uint32_t memo[2]);
 int dyn__drop(dyn_index *self, uint32_t id, uint32_t slot, uint32_t memo[2]); /* does not release */
 int dyn__drop_all(dyn_index *self, uint32_t slot);
@@ -220,8 +221,8 @@ int dyn__make_room(dyn_index *self, uint32_t keep);
 uint32_t dyn__next_sibling(const dyn_index *self, uint32_t id);
 
 /* change.c */
-int dyn__store(dyn_index *self, uint32_t slot, uint32_t parent, const uint64_t *names, const uint64_t *tokens, size_t count,
-               uint32_t *last); /* last: the entry of the last block that was stored */
+int dyn__store(dyn_index *self, uint32_t slot, uint32_t parent, const uint64_t *names, const uint64_t *tokens,
+               size_t count, uint32_t *last);  /* last: the entry of the last block that was stored */
 void dyn__touch(dyn_index *self, uint32_t id); /* the clock hand shall pass it by once */
 
 /* names.c */

@@ -13,7 +13,9 @@ void *dyn__index_alloc(dyn_index *self, size_t size, size_t alignment)
 {
     size_t bytes = DYN__GET(self->bytes);
     if (self->bounded && (size > self->max_bytes || bytes > self->max_bytes - size)) return NULL;
-    void *memory = size % PAGE == 0 ? dyn__pages(size) : alignment > 0 ? dyn__aligned(alignment, size) : dyn__malloc(size);
+    void *memory = size % PAGE == 0 ? dyn__pages(size)
+                   : alignment > 0  ? dyn__aligned(alignment, size)
+                                    : dyn__malloc(size);
     if (memory == NULL) return NULL;
     if (size % PAGE != 0) memset(memory, 0, size);
     DYN__SET(self->bytes, bytes + size);

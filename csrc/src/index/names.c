@@ -63,8 +63,8 @@ uint32_t dyn__named(const dyn_index *self, uint32_t slot, uint64_t name, bool to
         uint32_t last = dyn__worker_of(self, slot)->last;
         if (last != 0) {
             const dyn__entry *entry = dyn__entry_of(self, last);
-            if (entry->name == name && (entry->child & DYN__UNNAMED) == 0 && (DYN__GET(entry->parent) & DYN__FREE) == 0 &&
-                dyn__set_has(self, DYN__GET(entry->set), slot))
+            if (entry->name == name && (entry->child & DYN__UNNAMED) == 0 &&
+                (DYN__GET(entry->parent) & DYN__FREE) == 0 && dyn__set_has(self, DYN__GET(entry->set), slot))
                 return last;
         }
     }

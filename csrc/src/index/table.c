@@ -133,7 +133,8 @@ static int make_directory(dyn_index *self, dyn__which which, uint32_t bits)
     if ((new = dyn__index_alloc(self, directory_size(bits), 0)) == NULL) return dyn__index_no_memory(self);
     new->bits = bits;
     self->table_bytes += directory_size(bits);
-    for (size_t i = 0; i < (size_t)1 << bits && old != NULL; i++) DYN__SET(new->at[i], DYN__GET(old->at[i >> (bits - old->bits)]));
+    for (size_t i = 0; i < (size_t)1 << bits && old != NULL; i++)
+        DYN__SET(new->at[i], DYN__GET(old->at[i >> (bits - old->bits)]));
     DYN__SET_RELEASE(*table, new);
     if (old != NULL) give_back(self, which, &old->retired, directory_size(old->bits));
     return DYN_OK;

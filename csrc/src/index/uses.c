@@ -66,8 +66,8 @@ static int use(dyn_index *self, uint32_t id, uint64_t now_ms, uint32_t *before)
     return DYN_OK;
 }
 
-int dyn_index_find_counted(dyn_index *self, const uint64_t *tokens_hashes, size_t count, uint64_t now_ms, dyn_overlap *out,
-                           size_t room, size_t *found, uint32_t *frequencies, size_t *frequency_count)
+int dyn_index_find_counted(dyn_index *self, const uint64_t *tokens_hashes, size_t count, uint64_t now_ms,
+                           dyn_overlap *out, size_t room, size_t *found, uint32_t *frequencies, size_t *frequency_count)
 {
     int rc = DYN_OK;
     dyn_overlap last = {0}, *best = &last;
