@@ -134,7 +134,7 @@ class Load:
         else:
             path, body["messages"] = "/v1/chat/completions", messages
         answer = await connection.send("POST", path, body)
-        sample.worker = answer.headers.get("x-dynamo-worker-instance-id")
+        sample.worker = answer.worker
         text: list[str] = []
         done = False
         async for events in answer.events():

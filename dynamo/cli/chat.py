@@ -109,7 +109,7 @@ class Chat:
         finally:
             print(flush=True)
         if self.stats:
-            self.show(start, first, usage or {}, reason, head.headers.get("x-dynamo-worker-instance-id"))
+            self.show(start, first, usage or {}, reason, head.worker)
 
     def show(self, start: float, first: float, usage: dict[str, Any], reason: str | None, worker: str | None) -> None:
         now = time.perf_counter()

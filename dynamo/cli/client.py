@@ -75,6 +75,12 @@ class Answer:
     def __init__(self, connection: "Connection", status: int, headers: dict[str, str]) -> None:
         self.status, self.headers, self._connection = status, headers, connection
 
+    @property
+    def worker(self) -> str | None:
+        """The instance that answers, as `dynamo top` writes it."""
+        id = self.headers.get("x-dynamo-worker-instance-id")
+        return f"{int(id):x}" if id and id.isdigit() else id
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes."""
         reader = self._connection.reader

@@ -157,7 +157,13 @@ class Serve:
         address = self.frontend.facts.get("url") or f"http://{self.args.host}:{self.args.port}"
         server = Server(address, self.args.api_key)
         models: list[str] = []
+        patience = time.monotonic() + 20
         while not models:
+            if time.monotonic() > patience:
+                patience = float("inf")
+                self.screen.line(
+                    "the workers are ready, but the front end has not seen their model yet: its lines say why"
+                )
             with contextlib.suppress(HttpFailure, ValueError, LookupError):
                 await server.text("/health")
                 models = [model["id"] for model in (await server.json("/v1/models"))["data"]]

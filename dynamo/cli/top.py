@@ -78,7 +78,7 @@ def worker_row(worker: dict[str, Any]) -> list[str]:
 def request_row(request: dict[str, Any]) -> list[str]:
     cached, ttft = request["cached_tokens"], request["ttft"]
     return [
-        str(request["id"])[:24], str(request["worker"]), str(request["prompt_tokens"]),
+        str(request["id"]).rpartition("-")[2][:12], str(request["worker"]), str(request["prompt_tokens"]),
         "-" if cached is None or cached < 0 else str(cached), str(request["completion_tokens"]),
         "-" if ttft is None else f"{ttft * 1e3:.0f}", str(request["state"]),
     ]  # fmt: skip

@@ -1,15 +1,10 @@
 """Commands as a person runs them."""
 
-import contextlib
 import json
-import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -112,49 +107,8 @@ def test_chat_names_the_models_that_are_there(dynamo, parrot):
     assert code == 1 and "no model 'other'; it has parrot" in text
 
 
-class Terminal:
-    """A program on a terminal of its own."""
-
-    def __init__(self, args, cwd):
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.chdir(cwd)
-            os.environ.update(PYTHONPATH=str(ROOT), TERM="xterm", COLUMNS="100")
-            os.execv(sys.executable, [sys.executable, "-m", "dynamo", *args])
-        self.text = ""
-
-    def until(self, wanted, seconds=20):
-        end = time.monotonic() + seconds
-        while not re.search(wanted, self.text):
-            assert time.monotonic() < end, f"no {wanted!r} in {self.text!r}"
-            if select.select([self.fd], [], [], 0.1)[0]:
-                try:
-                    self.text += os.read(self.fd, 65536).decode("utf-8", "replace")
-                except OSError:
-                    raise AssertionError(f"it ended without {wanted!r}: {self.text!r}") from None
-        found, self.text = self.text, ""
-        return found
-
-    def type(self, text):
-        os.write(self.fd, text.encode())
-
-    def end(self):
-        """Its exit code."""
-        end = time.monotonic() + 20
-        while True:
-            done, status = os.waitpid(self.pid, os.WNOHANG)
-            if done:
-                os.close(self.fd)
-                return os.waitstatus_to_exitcode(status)
-            if time.monotonic() > end:
-                os.kill(self.pid, signal.SIGKILL)
-            if select.select([self.fd], [], [], 0.05)[0]:
-                with contextlib.suppress(OSError):
-                    self.text += os.read(self.fd, 65536).decode("utf-8", "replace")
-
-
-def test_a_conversation_on_a_terminal(parrot, tmp_path):
-    chat = Terminal(["chat", "--url", parrot, "--stats"], tmp_path)
+def test_a_conversation_on_a_terminal(parrot, terminal):
+    chat = terminal("chat", "--url", parrot, "--stats")
     prompt = "> $"  # what is typed before it would be echoed twice
     words = " ".join(f"w{i}" for i in range(100))
     chat.until(prompt)

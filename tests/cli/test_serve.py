@@ -195,6 +195,53 @@ def test_mem_discovery_puts_all_into_one_process(serve):
     assert serving.stop() == 0
 
 
+def test_ctrl_c_in_the_terminal_reaches_the_supervisor_only(terminal):
+    serving = terminal("serve", "--engine", "mocker", "--speedup", 0, "--workers", 2, "--port", 0)
+    text = serving.until("Ctrl-C stops")
+    pids = [int(pid) for pid in re.findall(r"is ready \(pid (\d+)", text)]
+    assert len(pids) == 3
+    serving.type("\x03")
+    assert serving.end() == 0
+    assert "Traceback" not in serving.text and "killed by" not in serving.text
+    assert not any(map(alive, pids))
+
+
+def test_an_answer_goes_on_when_its_worker_is_killed(serve):
+    serving = serve("--engine", "echo", "--delay", 0.03, "--workers", 2)
+    url = serving.url
+    text = "one two three four five six seven eight nine ten"
+    stream = chat(url, text, stream=True)
+    worker = f"{int(stream.headers['x-dynamo-worker-instance-id']):x}"
+    said = ""
+    for line in stream:
+        data = line.decode().strip().removeprefix("data: ")
+        if not data.startswith("{"):
+            continue
+        assert "error" not in data, data
+        for choice in json.loads(data)["choices"]:
+            said += choice["delta"].get("content") or ""
+        if len(said) > 20 and worker:
+            name = serving.until(rf"(worker \d) is ready.*instance {worker}")[1]
+            os.kill(serving.pids()[name], signal.SIGKILL)
+            worker = None
+    assert worker is None and text in said
+    assert serving.stop() == 0
+
+
+def test_a_real_model_is_served_by_two_workers(serve, dynamo, tiny_gguf, tmp_path):
+    pytest.importorskip("xllamacpp")
+    serving = serve(tiny_gguf, "--workers", 2, "--slots", 2, "--name", "small", "--context-length", 512)
+    url = serving.url
+    out = tmp_path / "figures.json"
+    args = ("--words", 20, "--max-tokens", 4, "--turns", 2, "--shared-prefix", 40, "--json", out)
+    code, text = dynamo("bench", "--url", url, "-n", 8, "-c", 2, *args)
+    assert code == 0, text
+    figures = json.loads(out.read_text())
+    assert figures["model"] == "small" and figures["completion_tokens"] == 32
+    assert figures["cached_tokens"] > 0 and sum(figures["per_worker"].values()) == 8
+    assert serving.stop() == 0
+
+
 def test_what_cannot_start_says_why(serve, dynamo, tmp_path):
     code, text = dynamo("serve", tmp_path / "none.gguf")
     assert code == 2 and "none.gguf: there is no such file" in text
