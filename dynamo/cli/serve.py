@@ -96,6 +96,9 @@ class Serve:
         ]
 
     def ready(self, child: Child, facts: dict[str, Any]) -> None:
+        if child is self.frontend and "url" in facts:  # started again, it is to be where its clients look for it
+            port = facts["url"].rpartition(":")[2].rstrip("/")
+            child.command[child.command.index("--port") + 1] = port
         again = " again" if child.starts > 1 else ""
         took = time.monotonic() - self.start if child.starts == 1 else None
         parts = [f"pid {child.pid}"]

@@ -24,6 +24,10 @@ __all__ = ["Model", "Models", "Worker"]
 _log = logging.getLogger("dynamo.frontend")
 
 
+GONE_SECONDS = 600.0  # how long a model without workers is "unavailable" before it is "unknown"
+MAX_GONE = 256
+
+
 class Worker:
     """One instance of an endpoint that serves a model."""
 
@@ -129,6 +133,7 @@ class Models:
     def __init__(self, store: Any, settings: Settings, on_change: Callable[[], None] = lambda: None) -> None:
         self.store, self.settings, self.on_change = store, settings, on_change
         self.models: dict[str, Model] = {}
+        self.gone: dict[str, float] = {}  # models without workers: when the last one left
         self._cards: dict[str, tuple[str, int]] = {}  # key of the card -> model name, worker
         self._addresses: dict[tuple[str, int], bytes] = {}  # endpoint, worker -> address
         self._watches: list[Any] = []
@@ -140,6 +145,10 @@ class Models:
 
     def get(self, name: str) -> Model | None:
         return self.models.get(name)
+
+    def has_left(self, name: str) -> bool:
+        """Was this model served a moment ago? Its workers may be on their way back."""
+        return time.monotonic() - self.gone.get(name, float("-inf")) < GONE_SECONDS
 
     async def start(self) -> None:
         """Begin to watch; returns when everything that is there now is known."""
@@ -232,6 +241,7 @@ class Models:
         model = self.models.get(card.display_name)
         if model is None:
             model = self.models[card.display_name] = Model(card, self.settings)
+            self.gone.pop(model.name, None)
             _log.info("model %r appeared", model.name)
         elif model.sum != card.mdcsum():
             if model.workers:
@@ -254,6 +264,9 @@ class Models:
         model.forget(worker.endpoint)
         if not model.workers:
             del self.models[name]
+            self.gone[name] = time.monotonic()
+            if len(self.gone) > MAX_GONE:
+                del self.gone[next(iter(self.gone))]
             _log.info("model %r is gone with its last worker", name)
 
 

@@ -70,6 +70,18 @@ def _check_length(model: "Model", count: int, param: str) -> None:
         )
 
 
+def _check_text(model: "Model", text: str, param: str) -> None:
+    """Refuse at once what is too long however well it goes into tokens, instead of tokenising it for seconds."""
+    most = model.context_length * model.assets.tokenizer.longest
+    if most and len(text) > most:
+        raise bad_request(
+            f"This model's maximum context length is {model.context_length} tokens; {len(text)} characters of {param} "
+            f"cannot fit. Shorten the {param}.",
+            param,
+            "context_length_exceeded",
+        )
+
+
 def prepare_chat(model: "Model", request: ChatRequest) -> list[Prompt]:
     """The conversation as the model's text and ids."""
     ext = request.nvext or NvExt()
@@ -89,10 +101,12 @@ def prepare_chat(model: "Model", request: ChatRequest) -> list[Prompt]:
         if ext.use_raw_prompt:
             content = request.messages[-1].get("content")
             text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content or ())
+            _check_text(model, text, "messages")
             prompt = Prompt(assets.encode(text), formatted=text)
         else:
-            text, tokens = assets.chat(request.messages, **options)
-            prompt = Prompt(tokens, formatted=text)
+            text = assets.render(request.messages, **options)
+            _check_text(model, text, "messages")
+            prompt = Prompt(assets.encode_chat(text), formatted=text)
     except NotFound as error:
         raise _tokenizer_missing(error) from None
     except InvalidArgument as error:
@@ -112,6 +126,7 @@ def prepare_completion(model: "Model", request: CompletionRequest) -> list[Promp
         try:
             if isinstance(one, str):
                 special = request.add_special_tokens is not False
+                _check_text(model, one, "prompt")
                 tokens = model.assets.tokenizer.encode(one, add_special=special)
                 prompt = Prompt(tokens, one.encode("utf-8", "replace") if request.echo else b"", one)
             else:

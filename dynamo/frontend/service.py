@@ -237,6 +237,8 @@ class Frontend:
     # ---- errors ------------------------------------------------------------------------------------
 
     def _unknown(self, name: str) -> ApiError:
+        if self.models.has_left(name):
+            return unavailable(f"No worker serves the model {name!r} now; try again soon.", 2)
         there = ", ".join(sorted(self.models.models)) or "none yet"
         return not_found(f"The model {name!r} does not exist here; there are: {there}.", "model", "model_not_found")
 
@@ -314,7 +316,7 @@ class Frontend:
         before = time.perf_counter()
         await self._load(model)
         prepare = prepare_chat if chat else prepare_completion
-        if len(memoryview(http)) >= self.settings.thread_bytes:
+        if len(memoryview(http)) >= self.settings.thread_bytes or _many(request):
             prompts: list[Prompt] = await asyncio.to_thread(prepare, model, request)
         else:
             prompts = prepare(model, request)
@@ -334,7 +336,10 @@ class Frontend:
 
     def _tell(self, http: Request, model: Model, request: Any, routing: Routing, prompt: Prompt, chat: bool) -> None:
         """``query_instance_id``: where it would go, and its tokens, without sending it there."""
-        found = model.core.pick(prompt.tokens, book=False, worker_id=routing.worker_id, dp_rank=routing.dp_rank)
+        try:
+            found = model.core.pick(prompt.tokens, book=False, worker_id=routing.worker_id, dp_rank=routing.dp_rank)
+        except (DynamoError, TypeError) as error:
+            raise self._not_chosen(model, routing, error) from None
         told = {
             "worker_instance_id": str(found.worker_id),
             "dp_rank": found.dp_rank,
@@ -424,22 +429,33 @@ class Frontend:
             chosen = model.core.submit(tokens, name, **how)
             if hasattr(chosen, "__await__"):
                 chosen = await chosen
-        except Unavailable as error:
-            if routing.worker_id is not None:
-                raise bad_request(
-                    f"The worker {routing.worker_id} that was asked for does not serve {model.name!r} now.", "nvext"
-                ) from None
-            raise unavailable(f"No worker of {model.name!r} may serve this request: {error}.", 2) from None
-        except Overloaded as error:
-            raise self.busy(f"Every worker of {model.name!r} is busy: {error}") from None
-        except (InvalidArgument, TypeError) as error:
-            raise bad_request(f"{str(error).rstrip('.')}.", "nvext") from None
+        except (DynamoError, TypeError) as error:
+            raise self._not_chosen(model, routing, error) from None
         self.metrics.overhead["total"].labels().observe((time.perf_counter() - before) * 1e3)
         worker = model.workers.get(chosen.worker_id)
         if worker is None or worker.address is None:
             model.core.free(chosen.ticket)
             raise unavailable(f"The chosen worker of {model.name!r} has just gone; try again.", 1)
         return chosen, worker
+
+    def _not_chosen(self, model: Model, routing: Routing, error: Exception) -> Exception:
+        """What a client is told when the router gave nobody."""
+        if isinstance(error, Unavailable):
+            if routing.worker_id is not None:
+                return bad_request(
+                    f"The worker {routing.worker_id} that was asked for does not serve {model.name!r} now.", "nvext"
+                )
+            rank, limits = routing.dp_rank, [worker.card.limits for worker in model.ready]
+            if rank is not None and not any(
+                0 <= rank - at.data_parallel_start_rank < at.data_parallel_size for at in limits
+            ):
+                return bad_request(f"No worker of {model.name!r} has the rank {rank} that was asked for.", "nvext")
+            return unavailable(f"No worker of {model.name!r} may serve this request: {error}.", 2)
+        if isinstance(error, Overloaded):
+            return self.busy(f"Every worker of {model.name!r} is busy: {error}")
+        if isinstance(error, (InvalidArgument, TypeError)):
+            return bad_request(f"{str(error).rstrip('.')}.", "nvext")
+        return error
 
 
 _THRESHOLDS = (
@@ -497,6 +513,8 @@ class Generation:
             )
         picks: list[tuple[Any, Worker, RouterBooking]] = []
         for i in range(len(self.prompts) * self.n):
+            if i % 16 == 15:
+                await asyncio.sleep(0)  # a thousand choices are not to hold up the others
             prompt = self.prompts[i // self.n]
             chosen, worker = await front.pick(model, prompt.tokens, self._name(i), self.routing)
             picks.append((chosen, worker, RouterBooking(model.core, chosen.ticket)))
@@ -718,6 +736,11 @@ class Generation:
             self.front._count(self.labels, self.endpoint, "cancelled")
         else:
             self.front._count(self.labels, self.endpoint, _error_of(summary))
+
+
+def _many(request: Any) -> bool:
+    prompt = getattr(request, "prompt", "")
+    return isinstance(prompt, list) and len(prompt) > 16 and not isinstance(prompt[0], int)
 
 
 def _error_of(summary: Any) -> str | None:

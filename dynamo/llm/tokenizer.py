@@ -73,11 +73,13 @@ class Tokenizer:
     adds_bos: bool = False
     strip_space: bool = False
     source: str = ""
+    shrinks: bool = True  # a normaliser may make a text shorter before it is cut
 
     def __init__(self, tokens: list[bytes], ids: dict[str, int]) -> None:
         self.tokens = tokens  # id -> bytes
         self._ids = ids  # as written in the vocabulary -> id
         self._table: TokenTable | None = None
+        self._longest: int | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -85,6 +87,13 @@ class Tokenizer:
     def __repr__(self) -> str:
         ends = ", ".join(str(i) for i in self.eos_ids)
         return f"<{type(self).__name__} {len(self)} tokens, bos {self.bos_id}, eos {ends or None}, {self.source}>"
+
+    @property
+    def longest(self) -> int:
+        """Bytes that one token can stand for; 0: not known."""
+        if self._longest is None:
+            self._longest = 0 if self.shrinks else max(map(len, self.tokens), default=0)
+        return self._longest
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token as the vocabulary writes it."""
@@ -190,6 +199,8 @@ class _SpecialTokens:
 
 class _GGUFTokenizer(Tokenizer):
     """What both kinds of vocabulary inside a GGUF share: types, special tokens, what is put around a text."""
+
+    shrinks = False
 
     def __init__(self, gguf: GGUF, texts: list[str], tokens: list[bytes], types: list[int], adds_bos: bool) -> None:
         super().__init__(tokens, {text: i for i, text in enumerate(texts)})

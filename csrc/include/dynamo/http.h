@@ -166,6 +166,10 @@ DYN_API int dyn_http_end(dyn_http_exchange *self);
 DYN_API void dyn_http_abort(dyn_http_exchange *self);
 
 DYN_API size_t dyn_http_pending(const dyn_http_exchange *self); /* bytes that the kernel has not taken yet */
+/* How many bytes an answer had better leave pending when the others do the same: what a slow client has not read yet
+ * need not hold up who makes the answer, as long as the memory of the server allows. 1 MiB (or half of
+ * max_pending_bytes) with few connections, 128 KiB with a thousand; at least low_water_bytes. */
+DYN_API size_t dyn_http_share(const dyn_http_exchange *self);
 /* Did a write leave more than low_water_bytes pending, and on_drain is still to come? Then it is time to wait. */
 DYN_API bool dyn_http_congested(const dyn_http_exchange *self);
 /* Has the client left? True also when it only closed its sending side: writing still works then, and an answer

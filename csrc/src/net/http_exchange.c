@@ -397,6 +397,17 @@ void dyn_http_abort(dyn_http_exchange *self)
         return value;                                                      \
     }
 GETTER(size_t, dyn_http_pending, self->pending.length + self->in_flight)
+size_t dyn_http_share(const dyn_http_exchange *self)
+{
+    enum { ALL = 128 << 20, MOST = 1 << 20, LEAST = 128 << 10 };
+    const dyn_http_server *server = self->server;
+    size_t connections = atomic_load_explicit(&server->connections, memory_order_relaxed);
+    size_t share = ALL / (connections > 0 ? connections : 1);
+    share = share > MOST ? MOST : share < LEAST ? LEAST : share;
+    if (share > server->limits.max_pending_bytes / 2) share = server->limits.max_pending_bytes / 2;
+    return share > server->limits.low_water_bytes ? share : server->limits.low_water_bytes;
+}
+
 GETTER(bool, dyn_http_congested, self->want_drain)
 GETTER(bool, dyn_http_closed, self->closed)
 GETTER(bool, dyn_http_begun, self->begun)

@@ -11,7 +11,6 @@
 
 #include "serve/answer.h"
 
-enum { PAUSE_BYTES = 128 << 10 }; /* pending at the client's socket, over the server's low water mark */
 
 /* ---- life -------------------------------------------------------------------------------------- */
 
@@ -278,7 +277,7 @@ static int flush(dyn_answer *self)
         if (rc == DYN_EAGAIN) return self->paused = true, DYN_OK;
         if (rc < 0) return rc;
         dyn__json_clear(&self->out);
-        if (dyn_http_pending(self->x) > PAUSE_BYTES) self->paused = true; /* after a write only: it arms on_drain */
+        if (dyn_http_pending(self->x) > dyn_http_share(self->x)) self->paused = true; /* after a write only: it arms on_drain */
     }
     return DYN_OK;
 }
