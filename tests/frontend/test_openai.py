@@ -357,8 +357,9 @@ def test_health_models_and_metrics_follow_the_workers(tmp_path):
             await worker.die()
             await s.until(lambda: not s.front.models.models)
             assert (await s.http.get("/health")).status_code == 503
-            with pytest.raises(openai.NotFoundError):
+            with pytest.raises(openai.InternalServerError, match="try again") as told:
                 await s.client.chat.completions.create(model="m", messages=HI)
+            assert told.value.status_code == 503 and told.value.response.headers["retry-after"]
 
     run(main())
 

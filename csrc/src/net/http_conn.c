@@ -415,6 +415,13 @@ static int on_body(void *user, const char *data, size_t length) /* chunked */
     return 0;
 }
 
+/* Refused when it is announced, not when it has come. */
+static int on_chunk(void *user, uint64_t size)
+{
+    const dyn__http_conn *self = user;
+    return size > self->server->limits.max_body_bytes - self->body_left ? 413 : 0;
+}
+
 static size_t take_body(dyn__http_conn *self, const char *data, size_t length)
 {
     dyn_http_exchange *x = self->x;
@@ -737,6 +744,7 @@ dyn__http_conn *dyn__http_conn_new(dyn_http_server *server)
     self->parser.on_name = on_name;
     self->parser.on_value = on_value;
     self->parser.on_body = on_body;
+    self->parser.on_chunk = on_chunk;
     return self;
 }
 

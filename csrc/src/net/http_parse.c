@@ -61,12 +61,21 @@ static int on_message_complete(raw_parser *raw)
 #endif
 }
 
+static int on_chunk_header(raw_parser *raw)
+{
+    dyn__http_parser *self = self_of(raw);
+    if (self->on_chunk == NULL) return 0;
+    self->status = self->on_chunk(self->user, raw->content_length);
+    return self->status != 0 ? -1 : 0;
+}
+
 static const raw_settings sinks = {
     .on_url = on_url,
     .on_header_field = on_field_name,
     .on_header_value = on_field_value,
     .on_headers_complete = on_headers_complete,
     .on_body = on_body,
+    .on_chunk_header = on_chunk_header,
     .on_message_complete = on_message_complete,
 };
 

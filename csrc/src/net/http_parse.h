@@ -24,6 +24,7 @@ typedef struct dyn__http_parser {
     int (*on_name)(void *user, const char *data, size_t length);
     int (*on_value)(void *user, const char *data, size_t length);
     int (*on_body)(void *user, const char *data, size_t length);
+    int (*on_chunk)(void *user, uint64_t size); /* what a chunk will hold; may be NULL */
     void *user;
     int status; /* of the sink that refused; 0: none did */
     bool head_done, message_done;

@@ -11,7 +11,6 @@
 
 #include "serve/answer.h"
 
-
 /* ---- life -------------------------------------------------------------------------------------- */
 
 dyn_answer *dyn_answer_ref(dyn_answer *self)
@@ -277,7 +276,8 @@ static int flush(dyn_answer *self)
         if (rc == DYN_EAGAIN) return self->paused = true, DYN_OK;
         if (rc < 0) return rc;
         dyn__json_clear(&self->out);
-        if (dyn_http_pending(self->x) > dyn_http_share(self->x)) self->paused = true; /* after a write only: it arms on_drain */
+        if (dyn_http_pending(self->x) > dyn_http_share(self->x))
+            self->paused = true; /* after a write only: it arms on_drain */
     }
     return DYN_OK;
 }
