@@ -30,7 +30,7 @@ def extension(path: str) -> Extension:
         include_dirs=["csrc/include"],
         libraries=["dynamo"],
         runtime_library_dirs=["@loader_path" if DARWIN else "$ORIGIN"],
-        extra_compile_args=["-O2", "-g", "-Wno-unused-function", *SANITIZE],
+        extra_compile_args=["-O1" if SANITIZE else "-O2", "-g", "-Wno-unused-function", *SANITIZE],
         extra_link_args=SANITIZE,
         depends=glob.glob("csrc/include/dynamo/*.h"),
     )

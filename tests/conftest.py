@@ -10,6 +10,13 @@ import pytest
 
 from tests.tiny_gguf import tiny_bpe_gguf, tiny_gguf  # noqa: F401 -- fixtures
 
+if os.environ.get("DYN_SANITIZER"):  # tools/sanitize.sh
+    # Python loads the sanitizer, other programs cannot: they must not inherit it.
+    os.environ.pop("LD_PRELOAD", None)
+    sys.executable = os.environ["DYN_SANITIZER_PYTHON"]
+    # Tests of the real engine are skipped: llama.cpp is not ours to check, and too slow so.
+    sys.modules["xllamacpp"] = None  # type: ignore[assignment]
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
 

@@ -1,31 +1,45 @@
 #!/bin/sh
 # Python tests under a sanitizer:  tools/sanitize.sh asan|tsan PYTHON [pytest arguments]
-# Builds a copy apart, so that no object of other flags is reused; then reads the log, because pytest can
-# pass over a report.
+# Builds a copy apart, so that no object of other flags is reused; then reads the logs, because pytest can
+# pass over a report. Ends within LIMIT seconds (720) after the build.
+# The sanitizer is preloaded into Python programs alone: curl, for one, hangs with it. So it is not in the
+# environment: the tests start Python through the script $copy/python (tests/conftest.py makes it sys.executable).
 set -eu
 cd "$(dirname "$0")/.."
 variant=$1 py=$(cd "$(dirname "$2")" && pwd)/$(basename "$2")
 shift 2
-copy=build/$variant
+copy=$PWD/build/$variant
+case $variant in
+asan) preload="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so)" ;;
+tsan) preload=$(gcc -print-file-name=libtsan.so) ;;
+*) echo "$0: asan or tsan, not $variant" >&2; exit 2 ;;
+esac
+
 mkdir -p "$copy"
-git ls-files -z --cached --others --exclude-standard | grep -zEv '^(docs|models)/' | xargs -0 tar cf - | tar xf - -C "$copy"
+# What was removed or renamed since the last time must go; what was built stays.
+find "$copy" \( -path "$copy/build" -o -path "$copy/csrc/build" \) -prune -o -type f ! -name '*.so' -exec rm -f {} +
+git ls-files -z --cached --others --exclude-standard | grep -zEv '^(docs|models)/' |
+    tar cf - --null --ignore-failed-read -T - | tar xf - -C "$copy"
 cd "$copy"
-DYN_VARIANT=$variant "$py" setup.py -q build_ext --inplace
+DYN_VARIANT=$variant "$py" setup.py -q build_ext --inplace >build.log 2>&1 || { tail -n 40 build.log >&2; exit 1; }
 library=$(ls dynamo/libdynamo.*)
 nm -D "$library" | grep -q "__${variant}_" || { echo "$library was not built for $variant" >&2; exit 1; }
+printf '#!/bin/sh\nLD_PRELOAD="%s" exec "%s" "$@"\n' "$preload" "$py" >python
+chmod +x python
+
 rm -f report.*
-case $variant in
-asan) preload="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so)"
-      export ASAN_OPTIONS="detect_leaks=0:log_path=$PWD/report:handle_segv=1" UBSAN_OPTIONS="print_stacktrace=1:log_path=$PWD/report" ;;
-tsan) preload="$(gcc -print-file-name=libtsan.so)"
-      export TSAN_OPTIONS="log_path=$PWD/report:suppressions=$PWD/csrc/tsan.supp:report_signal_unsafe=0:ignore_noninstrumented_modules=1" ;;
-esac
-export PYTHONMALLOC=malloc PYTHONPATH=$PWD DYN_SANITIZER=$variant
+# Leaks are for the C tests to find: an interpreter never gives everything back.
+export ASAN_OPTIONS="detect_leaks=0:log_path=$copy/report" UBSAN_OPTIONS="print_stacktrace=1:log_path=$copy/report"
+export TSAN_OPTIONS="log_path=$copy/report:suppressions=$copy/csrc/tsan.supp:report_signal_unsafe=0\
+:ignore_noninstrumented_modules=1:die_after_fork=0"
+export PYTHONMALLOC=malloc PYTHONPATH="$copy" DYN_SANITIZER="$variant" DYN_SANITIZER_PYTHON="$copy/python"
 status=0
-LD_PRELOAD=$preload "$py" -m pytest -q -p no:cacheprovider -m "not slow and not browser" tests "$@" || status=$?
+timeout -k 20 "${LIMIT:-720}" ./python -m pytest -q -p no:cacheprovider -m "not slow and not browser" "$@" || status=$?
+[ $status != 124 ] || echo "$variant: the tests did not end within ${LIMIT:-720} s" >&2
 if ls report.* >/dev/null 2>&1; then
-    echo "$variant reported:" >&2
     head -n 60 report.* >&2
+    echo "$variant: $(ls report.* | wc -l) programs reported; the logs are $copy/report.*" >&2
     exit 1
 fi
+[ $status = 0 ] && echo "$variant: no reports, all tests passed" || echo "$variant: no reports, but pytest ended with $status" >&2
 exit $status

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import os
 
 import numpy as np
 import pytest
@@ -104,6 +105,7 @@ def test_one_idle_worker_reuses_what_the_trace_allows():
     assert result.summary["cached_tokens"] == expected
 
 
+@pytest.mark.skipif("DYN_SANITIZER" in os.environ, reason="the whole trace, twice: minutes")
 def test_kv_routing_beats_round_robin_and_starves_nobody(conversations):
     table = replay.compare(conversations, workers=4)
     kv, other = table["kv"], table["round-robin"]
