@@ -26,7 +26,7 @@ cdef enum:
 @cython.freelist(32)
 @cython.final
 cdef class OverlapScores:
-    """What each worker holds of a sequence.
+    """OverlapScores()\n--\n\nWhat each worker holds of a sequence.
 
     Attributes
     ----------
@@ -57,8 +57,15 @@ cdef class OverlapScores:
         self.many = more
         return more
 
+    def __reduce__(self):
+        cdef size_t i
+        cdef dyn_overlap *row = self.rows()
+        rows = [(row[i].worker, row[i].dp_rank, row[i].blocks, row[i].held) for i in range(self.count)]
+        return _overlap_scores, (rows, self._frequencies)
+
     @property
     def scores(self):
+        """Leading blocks by (worker_id, dp_rank)."""
         cdef size_t i
         cdef dyn_overlap *row = self.rows()
         if self._scores is None:
@@ -70,16 +77,19 @@ cdef class OverlapScores:
 
     @property
     def frequencies(self):
+        """How often each matched block was found lately."""
         return self._frequencies if self._frequencies is not None else []
 
     @property
     def tree_sizes(self):
+        """All blocks that each of these workers holds, by (worker_id, dp_rank)."""
         cdef size_t i
         cdef dyn_overlap *row = self.rows()
         return {(row[i].worker, row[i].dp_rank): row[i].held for i in range(self.count)}
 
     @property
     def workers(self):
+        """Their ids, shortest overlap first."""
         cdef size_t i
         cdef uint64_t *to = NULL
         cdef dyn_overlap *row = self.rows()
@@ -90,10 +100,12 @@ cdef class OverlapScores:
 
     @property
     def dp_ranks(self):
+        """Their ranks, in the order of `workers`."""
         return self.column(0)
 
     @property
     def counts(self):
+        """Their leading blocks, in the order of `workers`."""
         return self.column(1)
 
     cdef object column(self, int which):
@@ -117,6 +129,27 @@ cdef class OverlapScores:
         best = sorted(((row[i].blocks, row[i].worker, row[i].dp_rank) for i in range(self.count)), reverse=True)
         shown = ", ".join(f"{worker:x}/{rank}: {blocks}" for blocks, worker, rank in best[:8])
         return f"<OverlapScores {shown or 'nobody'}{', ...' if self.count > 8 else ''}>"
+
+    def _repr_html_(self):
+        cdef size_t i
+        cdef dyn_overlap *row = self.rows()
+        from dynamo._html import html_table
+        rows = sorted(((row[i].blocks, row[i].worker, row[i].dp_rank, row[i].held) for i in range(self.count)), reverse=True)
+        rows = [(f"{worker:x}", rank, blocks, held) for blocks, worker, rank, held in rows]
+        return html_table("OverlapScores", rows, ("worker", "rank", "leading blocks", "all its blocks"))
+
+
+def _overlap_scores(rows, frequencies):
+    cdef OverlapScores scores = OverlapScores.__new__(OverlapScores)
+    cdef dyn_overlap *to = scores.few
+    cdef size_t i
+    if len(rows) > FEW_OVERLAPS:
+        to = scores.reserve(len(rows))
+    for i, (worker, rank, blocks, held) in enumerate(rows):
+        to[i].worker, to[i].dp_rank, to[i].blocks, to[i].held = worker, rank, blocks, held
+    scores.count = len(rows)
+    scores._frequencies = frequencies
+    return scores
 
 
 cdef int not_json(int rc) except? -1:
@@ -184,7 +217,7 @@ cdef dict stats_dict(dyn_index_stats *s):
 
 
 cdef class RadixTree:
-    """An index of cached blocks, kept by the events of the workers.
+    """RadixTree(expiration_duration_secs=None, *, max_bytes=0, aliases=False)\n--\n\nAn index of cached blocks, kept by the events of the workers.
 
     Parameters
     ----------
@@ -484,9 +517,20 @@ cdef class RadixTree:
         s = self.stats()
         return f"<RadixTree {s['blocks']} blocks, {s['workers']} workers, {_bytes(s['bytes'])}>"
 
+    def _repr_html_(self):
+        from dynamo._html import MOST_ROWS, html_table
+        s = self.stats()
+        names = self.workers()
+        rows = [(f"{worker:x}", rank, held) for (worker, rank), held in sorted(names.items())[:MOST_ROWS]]
+        title = f"RadixTree: {s['blocks']} blocks, {_bytes(s['bytes'])}"
+        return html_table(title, rows, ("worker", "rank", "blocks"), len(names))
+
+    def __reduce__(self):
+        raise TypeError("a RadixTree cannot be pickled: other threads may be writing to it; send dump_tree_as_events()")
+
 
 cdef class ApproxTree:
-    """An index without events: a worker to which a sequence was routed holds its blocks for a while.
+    """ApproxTree(ttl_secs=120.0, *, max_bytes=0)\n--\n\nAn index without events: a worker to which a sequence was routed holds its blocks for a while.
 
     Parameters
     ----------

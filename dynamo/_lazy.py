@@ -21,7 +21,7 @@ def attach(package: str, table: Mapping[str, str]) -> tuple[Callable[[str], Any]
         if module is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         loaded = importlib.import_module(module)
-        value = loaded if module == f"{package}.{name}" else getattr(loaded, name)
+        value = loaded if module.endswith(f".{name}") else getattr(loaded, name)
         setattr(sys.modules[package], name, value)
         return value
 

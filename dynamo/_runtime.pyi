@@ -1,6 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Generator, final
+from typing import Any, ClassVar, Generator, final
 
 from typing_extensions import Buffer, Self
 
@@ -49,6 +49,9 @@ class Context:
 
 @final
 class Annotated:
+    def __init__(self, data: Any = None) -> None: ...
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+    def __eq__(self, other: object, /) -> bool: ...
     def data(self) -> Any: ...
     def event(self) -> str | None: ...
     def comments(self) -> list[str]: ...

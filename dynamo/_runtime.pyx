@@ -332,7 +332,7 @@ def _set_true(future):
 
 # ---- the context of a request ---------------------------------------------------------------------------------------
 cdef class Context:
-    """One request: its id, whether its caller still wants it, its trace, its metadata.
+    """Context(id=None, metadata=None, *, headers=None)\n--\n\nOne request: its id, cancellation, trace, metadata.
 
     Parameters
     ----------
@@ -351,6 +351,9 @@ cdef class Context:
             self._traceparent = headers.get("traceparent")
             self._tracestate = headers.get("tracestate")
             self._request_id = headers.get("x-request-id")
+
+    def __reduce__(self):
+        raise TypeError("a Context cannot be pickled: it is one request of this process; send its id() and metadata")
 
     def id(self):
         """The request id."""
@@ -466,8 +469,20 @@ cdef class Context:
 @cython.final
 @cython.freelist(8)
 cdef class Annotated:
-    """An item with what its worker said about it."""
+    """Annotated(data=None)\n--\n\nAn item with what its worker said about it.
+    """
     cdef object _data
+
+    def __init__(self, data=None):
+        self._data = data
+
+    def __reduce__(self):
+        return Annotated, (self._data,)
+
+    def __eq__(self, other):
+        if not isinstance(other, Annotated):
+            return NotImplemented
+        return self._data == (<Annotated>other)._data
 
     def data(self):
         """The item."""
@@ -478,9 +493,11 @@ cdef class Annotated:
         return None
 
     def comments(self):
+        """What the worker remarked: nothing."""
         return []
 
     def id(self):
+        """The number of a side message; None for items."""
         return None
 
     def is_error(self):
@@ -1029,6 +1046,22 @@ def _style_of(handler):
     return BARE
 
 
+def refuse_blocking(handler):
+    """A generator that is not asynchronous would hold up every other request of the process while it works."""
+    import functools
+    import inspect
+    inner = handler
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if not inspect.isroutine(inner):
+        inner = getattr(type(inner), "__call__", inner)
+    if inspect.isgeneratorfunction(inner):
+        name = getattr(inner, "__qualname__", repr(inner))
+        raise errors.InvalidArgument(
+            f"handler {name}: is a plain generator, which would block the loop; write `async def`, and work that takes "
+            f"long with `await asyncio.to_thread(...)`")
+
+
 cdef class Serving(Receiver):
     """One served endpoint: starts a task for each request, on the loop that was running when it was made."""
 
@@ -1039,6 +1072,7 @@ cdef class Serving(Receiver):
         self.generation = _generation
         if not callable(handler):
             raise errors.InvalidArgument(f"handler {handler!r}: must be an async generator function")
+        refuse_blocking(handler)
         if _encode is None:
             _load_codec()
         self.port = port_of_running_loop()

@@ -79,7 +79,7 @@ def add_discovery_options(parser: argparse.ArgumentParser, everyone: bool = Fals
     group.add_argument(
         "--discovery",
         choices=("file", "mem"),
-        default=os.environ.get("DYN_DISCOVERY_BACKEND") or "file",
+        default=os.environ.get("DYN_DISCOVERY_BACKEND") or os.environ.get("DYN_STORE_KV") or "file",
         help="file: through a folder ($DYN_FILE_KV); mem: only inside one process",
     )
     return group

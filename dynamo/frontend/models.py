@@ -86,13 +86,15 @@ class Model:
 
         return holdings(self.core, worker, rank)
 
-    def follow(self, store: Any, endpoint: str) -> None:
+    def follow(self, store: Any, endpoint: str, registry: Any = None) -> None:
         """Hear the events of the workers of an endpoint."""
         if endpoint not in self.followers:
             from dynamo.llm.following import WorkerFollower
 
             namespace, component, name = endpoint.split("/")
-            follower = self.followers[endpoint] = WorkerFollower(store, namespace, component, name, self.core)
+            follower = self.followers[endpoint] = WorkerFollower(
+                store, namespace, component, name, self.core, registry=registry
+            )
             follower.start()
 
     def forget(self, endpoint: str | None = None) -> None:
@@ -128,10 +130,13 @@ class Models:
     ----------
     store : dynamo._discovery.Store
     on_change : called after each change that requests can notice
+    registry : where it is shown whose events do not come
     """
 
-    def __init__(self, store: Any, settings: Settings, on_change: Callable[[], None] = lambda: None) -> None:
-        self.store, self.settings, self.on_change = store, settings, on_change
+    def __init__(
+        self, store: Any, settings: Settings, on_change: Callable[[], None] = lambda: None, registry: Any = None
+    ) -> None:
+        self.store, self.settings, self.on_change, self.registry = store, settings, on_change, registry
         self.models: dict[str, Model] = {}
         self.gone: dict[str, float] = {}  # models without workers: when the last one left
         self._cards: dict[str, tuple[str, int]] = {}  # key of the card -> model name, worker
@@ -251,7 +256,7 @@ class Models:
                 )
             model = self.models[card.display_name] = Model(card, self.settings)
         worker = model.workers[id] = Worker(id, endpoint, card)
-        model.follow(self.store, endpoint)
+        model.follow(self.store, endpoint, self.registry)
         self._cards[key] = (model.name, id)
         self._address(model, worker)
 

@@ -80,7 +80,7 @@ class Frontend:
         self.registry.add_process()
         self.metrics = Metrics(self.registry)
         self.records = Records()
-        self.models = Models(runtime.store, self.settings, self._changed)
+        self.models = Models(runtime.store, self.settings, self._changed, self.registry)
         self.server = Server(
             host,
             port,

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from dynamo.errors import InvalidArgument
+from dynamo.llm.router_config import KvRouterConfig
 
 __all__ = ["Settings"]
 
@@ -70,6 +71,7 @@ class Settings:
             "migration_limit": int(_number(env, "DYN_MIGRATION_LIMIT", 3)),
             "stream_timeout": _number(env, "DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS", 0) or None,
             "router": env.get("DYN_ROUTER_MODE") or "kv",
+            "router_config": KvRouterConfig.from_env(env),
             "namespace": env.get("DYN_NAMESPACE") or None,
             "paths": {
                 name: env.get(f"DYN_HTTP_SVC_{short}_PATH") or path

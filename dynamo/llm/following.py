@@ -21,6 +21,7 @@ from dynamo.llm.router_config import RouterMode
 if TYPE_CHECKING:
     from dynamo._discovery import Store
     from dynamo._events import LoadTable
+    from dynamo._metrics import Gauge, Registry
     from dynamo.llm.publisher import EventFollower
 
 __all__ = ["WorkerFollower"]
@@ -55,6 +56,7 @@ class WorkerFollower:
     namespace, component, endpoint : whose workers
     core : told about them
     on_silent : called with (worker_id, dp_rank) when a worker gets prompts and publishes no events
+    registry : where ``dynamo_router_silent_worker`` (1 for such a worker, else 0) and ``dynamo_kv_events_*`` are shown
 
     Attributes
     ----------
@@ -71,12 +73,22 @@ class WorkerFollower:
         endpoint: str,
         core: SelectionCore,
         on_silent: Callable[[int, int], None] | None = None,
+        registry: Registry | None = None,
     ) -> None:
         self.store = store
         self.core = core
         self.path = f"{namespace}/{component}/{endpoint}"
         self.scope = (namespace, component, endpoint)
         self.on_silent = on_silent
+        self._registry = registry
+        self._gauge: Gauge | None = None
+        self._shown: set[tuple[int, int]] = set()
+        if registry is not None:
+            self._gauge = registry.gauge(
+                "dynamo_router_silent_worker",
+                "1 when a worker gets prompts and no KV events come from it",
+                ("endpoint", "worker_id", "dp_rank"),
+            )
         self.synced = asyncio.Event()
         self.refused: dict[int, str] = {}
         self.silent: set[tuple[int, int]] = set()
@@ -119,6 +131,7 @@ class WorkerFollower:
                 self._task.cancel()
         if self._events is not None:
             self._events.close()
+        self._show({})
 
     # ---- instances and cards ---------------------------------------------------------------------------------------
 
@@ -237,6 +250,8 @@ class WorkerFollower:
             loads=self._loads,
             on_gone=self._publisher_gone,
         )
+        if listens and self._registry is not None:
+            self._events.subscriber.show(self._registry)
 
     def _publisher_gone(self, worker: int) -> None:
         """Nobody says any more what the worker holds: what it said is not believed any more either."""
@@ -263,7 +278,8 @@ class WorkerFollower:
                     active_prefill_tokens=_whole(numbers.get("active_prefill_tokens")),
                     kv_used_blocks=_whole(numbers.get("kv_used_blocks")),
                 )
-        silent = {(row["worker_id"], row["dp_rank"]) for row in self.core.loads() if row["silent"]}
+        heard = {(row["worker_id"], row["dp_rank"]): not row["silent"] for row in self.core.loads()}
+        silent = {worker for worker, well in heard.items() if not well}
         for worker, rank in sorted(silent - self.silent):
             logger.warning(
                 "worker %d (rank %d) of %s gets prompts, but no KV events come from it: the router cannot know what it "
@@ -276,3 +292,15 @@ class WorkerFollower:
             if self.on_silent is not None:
                 self.on_silent(worker, rank)
         self.silent = silent
+        self._show({worker: well for worker, well in heard.items() if worker[0] in self._ranks})
+
+    def _show(self, heard: dict[tuple[int, int], bool]) -> None:
+        """Say in the metrics who is silent; of workers that are gone nothing is said."""
+        if self._gauge is None:
+            return
+        path = self.path.replace("/", ".")
+        for (worker, rank), well in heard.items():
+            self._gauge.labels(path, str(worker), str(rank)).set(0 if well else 1)
+        for worker, rank in self._shown - heard.keys():
+            self._gauge.remove(path, str(worker), str(rank))
+        self._shown = set(heard)

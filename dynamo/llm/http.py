@@ -270,15 +270,19 @@ class HttpService:
         self._add(self._text, model, checksum, engine)
 
     def remove_chat_completions_model(self, model: str) -> None:
+        """Serve a chat model no more."""
         self._remove(self._chat, model)
 
     def remove_completions_model(self, model: str) -> None:
+        """Serve a completions model no more."""
         self._remove(self._text, model)
 
     def list_chat_completions_models(self) -> list[str]:
+        """Names of the chat models."""
         return list(self._chat.models)
 
     def list_completions_models(self) -> list[str]:
+        """Names of the completions models."""
         return list(self._text.models)
 
     def enable_endpoint(self, endpoint_type: Any, enabled: bool = True) -> None:

@@ -27,7 +27,7 @@ class KvIndexer:
 
     Parameters
     ----------
-    component : Component or None
+    component : Component, Endpoint or None
         Whose workers' events are wanted: all its publishers in discovery are listened to, from now on, or from the
         first question on when this is not made inside asyncio. None: events come by hand, through `tree`.
     kv_block_size : int
@@ -56,13 +56,14 @@ class KvIndexer:
 
     def _follow(self) -> EventFollower | None:
         if self._follower is None and self.component is not None:
-            from dynamo.llm.publisher import EventFollower
+            from dynamo.llm.publisher import EventFollower, names_of
 
+            namespace, component = names_of(self.component)
             # A publisher that is gone says no more what its worker holds: forget it.
             self._follower = EventFollower(
                 self.component._runtime.store,
-                self.component.namespace,
-                self.component.name,
+                namespace,
+                component,
                 self.tree,
                 on_gone=self.tree.remove_worker,
             )

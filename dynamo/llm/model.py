@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from dynamo._html import html_table
 from dynamo.errors import InvalidArgument, NotFound
 
 __all__ = [
@@ -30,20 +31,20 @@ MAX_CARD = 1 << 20
 MAX_CONTEXT = 1 << 32
 
 
-class ModelInput(enum.Enum):
+class ModelInput(enum.IntEnum):
     """What a worker takes: the text itself, token ids, or tensors."""
 
     Text = 1
     Tokens = 2
     Tensor = 3
 
-    def __int__(self) -> int:
-        return self.value
-
     def __str__(self) -> str:
         return f"ModelInput.{self.name}"
 
     __repr__ = __str__
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)  # the name, not the number
 
 
 class WorkerType(enum.Enum):
@@ -53,6 +54,10 @@ class WorkerType(enum.Enum):
     Decode = "decode"
     Encode = "encode"
     Aggregated = "aggregated"
+
+    def __int__(self) -> int:
+        """The place in the order above, from 0."""
+        return list(WorkerType).index(self)
 
     def __str__(self) -> str:
         return str(self.value)
@@ -87,6 +92,7 @@ class ModelType(enum.Flag):
     Rerank = 2048
 
     def names(self) -> list[str]:
+        """The names of the flags that are set, in the order above."""
         return [flag.name for flag in _FLAGS if flag & self and flag.name]
 
     def __str__(self) -> str:
@@ -96,27 +102,35 @@ class ModelType(enum.Flag):
         return f"<ModelType {' | '.join(self.names()) or 'Empty'}>"
 
     def supports_chat(self) -> bool:
+        """Is Chat among the flags?"""
         return bool(self & ModelType.Chat)
 
     def supports_completions(self) -> bool:
+        """Is Completions among the flags?"""
         return bool(self & ModelType.Completions)
 
     def supports_embedding(self) -> bool:
+        """Is Embedding among the flags?"""
         return bool(self & ModelType.Embedding)
 
     def supports_tensor(self) -> bool:
+        """Is TensorBased among the flags?"""
         return bool(self & ModelType.TensorBased)
 
     def supports_prefill(self) -> bool:
+        """Is Prefill among the flags?"""
         return bool(self & ModelType.Prefill)
 
     def supports_classify(self) -> bool:
+        """Is Classify among the flags?"""
         return bool(self & ModelType.Classify)
 
     def supports_pooling(self) -> bool:
+        """Is Pooling among the flags?"""
         return bool(self & ModelType.Pooling)
 
     def supports_rerank(self) -> bool:
+        """Is Rerank among the flags?"""
         return bool(self & ModelType.Rerank)
 
     @classmethod
@@ -236,12 +250,15 @@ class ModelRuntimeConfig:
         self.runtime_data[str(key)] = value
 
     def get_engine_specific(self, key: str) -> Any | None:
+        """What `set_engine_specific` was told, or None."""
         return self.runtime_data.get(key)
 
     def set_structural_tag(self, structural_tag: dict[str, Any] | None) -> None:
+        """The grammar of tool calls that the engine takes."""
         self.structural_tag = structural_tag
 
     def set_disaggregated_endpoint(self, bootstrap_host: str | None = None, bootstrap_port: int | None = None) -> None:
+        """Where decode workers fetch what this prefill worker computed."""
         self.bootstrap_host, self.bootstrap_port = bootstrap_host, bootstrap_port
 
     def to_dict(self) -> dict[str, Any]:
@@ -264,6 +281,7 @@ class ModelRuntimeConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ModelRuntimeConfig":
+        """From the form of the model card; unknown keys are kept."""
         config = cls()
         for name, value in fields.items():
             if name == "disaggregated_endpoint" and isinstance(value, Mapping):
@@ -342,9 +360,11 @@ class ModelDeploymentCard:
         return self._fields.get("lora")
 
     def name(self) -> str:
+        """The name that clients ask for."""
         return self.display_name
 
     def model_type(self) -> ModelType:
+        """The APIs that the model serves."""
         return self._type
 
     def source_path(self) -> str:
@@ -384,9 +404,11 @@ class ModelDeploymentCard:
         return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
+        """The card as its JSON holds it."""
         return {**self._fields, "runtime_config": self.limits.to_dict()}
 
     def to_json_str(self) -> str:
+        """The card as JSON text; `from_json_str` reads it."""
         return json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":"))
 
     def __repr__(self) -> str:
@@ -395,6 +417,24 @@ class ModelDeploymentCard:
             f"<ModelDeploymentCard {self.display_name!r} {kind or 'no api'} takes {self.model_input.name}, "
             f"context {self.context_length}, block {self.kv_cache_block_size}>"
         )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ModelDeploymentCard) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _repr_html_(self) -> str:
+        files = ("model_info", "tokenizer", "prompt_formatter", "chat_template_file", "gen_config")
+        rows = {
+            "serves": str(self._type) or "no api",
+            "takes": self.model_input.name,
+            "worker": str(self.worker_type or "not said"),
+            "context": f"{self.context_length or 'not said'}" + (" tokens" if self.context_length else ""),
+            "cache block": f"{self.kv_cache_block_size or 'not said'}" + (" tokens" if self.kv_cache_block_size else ""),
+            "comes from": self.source_path(),
+            "files": ", ".join(part for part in files if self.file(part)) or "none",
+        }
+        return html_table(f"ModelDeploymentCard {self.display_name}", [(k, v) for k, v in rows.items()])
 
     @staticmethod
     def from_json_str(json_str: str) -> "ModelDeploymentCard":

@@ -8,10 +8,11 @@ and has one C thread write what comes into an index.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from dynamo._events import EventChannel, EventQueue, EventSource, EventSubscriber, LoadTable
 from dynamo.errors import InvalidArgument
@@ -44,7 +45,7 @@ def _segment(text: str) -> str:
     return "".join(c if c in _SAFE else "".join(f"%{b:02X}" for b in c.encode()) for c in text)
 
 
-def _names(target: Any) -> tuple[str, str]:
+def names_of(target: Any) -> tuple[str, str]:
     """Namespace and component of an Endpoint or a Component."""
     component = getattr(target, "component", None)
     return str(target.namespace), component if isinstance(component, str) else str(target.name)
@@ -55,7 +56,7 @@ def _runtime(target: Any) -> Any:
 
 
 def _subject(target: Any) -> str:
-    namespace, component = _names(target)
+    namespace, component = names_of(target)
     return f"namespace.{_segment(namespace)}.component.{_segment(component)}"
 
 
@@ -102,7 +103,7 @@ class _Advert:
 
     def __init__(self, target: Any, channel: EventChannel, topics: Iterable[str]) -> None:
         runtime = _runtime(target)
-        namespace, component = _names(target)
+        namespace, component = names_of(target)
         self._store: Store = runtime.store
         self._keys = []
         for topic in topics:
@@ -125,6 +126,26 @@ class _Advert:
             if not self._store.closed:
                 self._store.delete(key)
         self._keys.clear()
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _shown_as(like: Callable[..., Any]) -> Callable[[_F], _F]:
+    """Let `help` and `inspect.signature` show the newer form of a method that takes two."""
+
+    def decorate(method: _F) -> _F:
+        method.__signature__ = inspect.signature(like)  # type: ignore[attr-defined]
+        return method
+
+    return decorate
+
+
+def _either(component: Any, endpoint: Any) -> Any:
+    """The target of a publisher: 0.x called it component, 1.x endpoint."""
+    if (component is None) == (endpoint is None):
+        raise TypeError("give one of endpoint and component")
+    return endpoint if component is None else component
 
 
 # ---- KV events -------------------------------------------------------------------------------------------------------
@@ -162,7 +183,7 @@ class KvEventPublisher:
 
     def __init__(
         self,
-        endpoint: Any,
+        endpoint: Any = None,
         worker_id: int | None = None,
         kv_block_size: int = 0,
         dp_rank: int = 0,
@@ -175,7 +196,9 @@ class KvEventPublisher:
         video_token_id: int | None = None,
         *,
         zmq_replay_endpoint: str | None = None,
+        component: Any = None,
     ) -> None:
+        endpoint = _either(component, endpoint)
         if kv_block_size <= 0:
             raise InvalidArgument(f"kv_block_size {kv_block_size}: must be 1 or more")
         _check_plane()
@@ -209,14 +232,17 @@ class KvEventPublisher:
 
     @property
     def kv_block_size(self) -> int:
+        """Tokens in a block."""
         return self._kv_block_size
 
     @property
     def dp_rank(self) -> int:
+        """The data-parallel rank whose cache this is."""
         return self._dp_rank
 
     @property
     def worker_id(self) -> int:
+        """The instance id under which it publishes."""
         return self._channel.worker_id
 
     @property
@@ -224,6 +250,36 @@ class KvEventPublisher:
         """The socket below: publishes hashes as arrays, without token ids."""
         return self._channel
 
+    def _stored(
+        self,
+        token_ids: Sequence[int],
+        num_block_tokens: Sequence[int],
+        block_hashes: Sequence[int],
+        parent_hash: int | None = None,
+        block_mm_infos: Sequence[Mapping[str, Any] | None] | None = None,
+        lora_name: str | None = None,
+        is_eagle: bool | None = None,
+        cache_salt: str | None = None,
+    ) -> None:
+        whole = 0
+        for tokens in num_block_tokens:
+            if tokens != self._kv_block_size:
+                self._wrong_size(tokens)
+                break
+            whole += 1
+        if whole == 0 and len(block_hashes) > 0:
+            return
+        self._channel.publish_stored_tokens(
+            token_ids,
+            block_hashes[:whole],
+            parent_hash,
+            lora_name=lora_name,
+            cache_salt=cache_salt,
+            is_eagle=bool(is_eagle),
+            block_mm_infos=block_mm_infos,
+        )
+
+    @_shown_as(_stored)
     def publish_stored(self, *args: Any, **kwargs: Any) -> None:
         """Blocks, one following the other, are in the cache now.
 
@@ -260,35 +316,6 @@ class KvEventPublisher:
         # The channel counts events itself; a LoRA's number was never part of a block's hash.
         self._stored(token_ids, num_block_tokens, block_hashes, parent_hash, block_mm_infos)
 
-    def _stored(
-        self,
-        token_ids: Sequence[int],
-        num_block_tokens: Sequence[int],
-        block_hashes: Sequence[int],
-        parent_hash: int | None = None,
-        block_mm_infos: Sequence[Mapping[str, Any] | None] | None = None,
-        lora_name: str | None = None,
-        is_eagle: bool | None = None,
-        cache_salt: str | None = None,
-    ) -> None:
-        whole = 0
-        for tokens in num_block_tokens:
-            if tokens != self._kv_block_size:
-                self._wrong_size(tokens)
-                break
-            whole += 1
-        if whole == 0 and len(block_hashes) > 0:
-            return
-        self._channel.publish_stored_tokens(
-            token_ids,
-            block_hashes[:whole],
-            parent_hash,
-            lora_name=lora_name,
-            cache_salt=cache_salt,
-            is_eagle=bool(is_eagle),
-            block_mm_infos=block_mm_infos,
-        )
-
     def _wrong_size(self, tokens: int) -> None:
         if self._warned < 3:
             self._warned += 1
@@ -298,6 +325,10 @@ class KvEventPublisher:
                 f"a block of {tokens} tokens is not published: kv_block_size is {self._kv_block_size}", stacklevel=4
             )
 
+    def _removed(self, block_hashes: Sequence[int]) -> None:
+        self._channel.publish_removed(block_hashes)
+
+    @_shown_as(_removed)
     def publish_removed(self, *args: Any, **kwargs: Any) -> None:
         """Blocks are in the cache no more: ``publish_removed(block_hashes)``, or with the older ``event_id`` first."""
         if "event_id" in kwargs or (args and isinstance(args[0], int)):
@@ -307,9 +338,6 @@ class KvEventPublisher:
 
     def _removed_older(self, event_id: int, block_hashes: Sequence[int]) -> None:
         self._removed(block_hashes)
-
-    def _removed(self, block_hashes: Sequence[int]) -> None:
-        self._channel.publish_removed(block_hashes)
 
     def publish_cleared(self) -> None:
         """The cache is empty now."""
@@ -364,6 +392,11 @@ class ZmqKvEventPublisherConfig:
         self.zmq_topic = zmq_topic
         self.zmq_replay_endpoint = zmq_replay_endpoint
         self.dp_rank = dp_rank
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ZmqKvEventPublisherConfig) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"<ZmqKvEventPublisherConfig worker {self.worker_id} at {self.zmq_endpoint}>"
@@ -511,9 +544,16 @@ class WorkerMetricsPublisher:
         self._advert: _Advert | None = None
 
     async def create_endpoint(
-        self, component: Any, metrics_labels: list[tuple[str, str]] | None = None, *, worker_id: int | None = None
+        self,
+        endpoint: Any = None,
+        metrics_labels: list[tuple[str, str]] | None = None,
+        *,
+        component: Any = None,
+        worker_id: int | None = None,
     ) -> None:
-        """Begin to publish for a component or endpoint; `metrics_labels` is accepted for compatibility."""
+        """Begin to publish for an endpoint, or for a component as in 0.x; `metrics_labels` is accepted for
+        compatibility."""
+        component = _either(component, endpoint)
         if self._channel is not None:
             raise InvalidArgument("this publisher has its endpoint already")
         _check_plane()
@@ -529,11 +569,12 @@ class WorkerMetricsPublisher:
         self,
         dp_rank: int | ForwardPassMetrics | None = None,
         active_decode_blocks: int | None = None,
-        active_prefill_tokens: int | None = None,
         kv_used_blocks: int | None = None,
+        *,
+        active_prefill_tokens: int | None = None,
     ) -> None:
-        """Publish a load: ``publish(dp_rank=None, active_decode_blocks=None, active_prefill_tokens=None,
-        kv_used_blocks=None)``, or the older ``publish(ForwardPassMetrics(...))``."""
+        """Publish a load: ``publish(dp_rank=None, active_decode_blocks=None, kv_used_blocks=None)``, or the older
+        ``publish(ForwardPassMetrics(...))``."""
         if self._channel is None:
             raise InvalidArgument("await create_endpoint(...) before publishing")
         if isinstance(dp_rank, ForwardPassMetrics):

@@ -64,6 +64,8 @@ async def register_model(
     max_gpu_lora_count: int | None = None,
     model_aliases: Sequence[str] | None = None,
     skip_model_assets: bool = False,
+    media_decoder: None = None,
+    media_fetcher: None = None,
 ) -> None:
     """Publish the card of a model that `endpoint` serves, so that front ends route requests to it.
 
@@ -80,6 +82,7 @@ async def register_model(
     custom_template_path : a chat template that is used instead of the model's own
     worker_type : Aggregated by default; Prefill when `model_type` has that flag
     skip_model_assets : name no files even where there are some
+    media_decoder, media_fetcher : None: images and videos are not decoded here
     self_host_metadata, ignore_weights : accepted; files are not copied anywhere by registering
 
     Raises
@@ -88,6 +91,8 @@ async def register_model(
     """
     if block_size is not None and kv_cache_block_size is not None and block_size != kv_cache_block_size:
         raise InvalidArgument(f"block_size is {block_size} and kv_cache_block_size is {kv_cache_block_size}: give one")
+    if media_decoder is not None or media_fetcher is not None:
+        raise InvalidArgument("media_decoder and media_fetcher are not available here: leave them None")
     if worker_type is None:
         worker_type = WorkerType.Prefill if model_type.supports_prefill() else WorkerType.Aggregated
     path: str | os.PathLike[str] | None = model_path if model_path is not None else base_model_path

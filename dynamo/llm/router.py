@@ -12,6 +12,8 @@ import logging
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dynamo._html import html_table
+from dynamo._metrics import default_registry
 from dynamo._router import Decision, SelectionCore, Turn
 from dynamo.errors import ConnectionFailed, EngineShutdown, InvalidArgument, NotFound, StreamBroken, Unavailable
 from dynamo.llm.following import WorkerFollower
@@ -194,7 +196,7 @@ class KvRouter:
     block_size : int
         Tokens of a KV block. A worker whose card says another size is not used.
     kv_router_config : KvRouterConfig, optional
-        Also a `RouterConfig`, for another mode than KV.
+        Default: what the ``DYN_ROUTER_*`` variables say.
     ais_perf_config : None
         Accepted for compatibility; an estimator is not available here.
     session_affinity_ttl_secs : None
@@ -206,6 +208,9 @@ class KvRouter:
     ----------
     core : SelectionCore
         What decides; also gives `loads()` and `stats()`.
+
+    mode : RouterMode or str
+        Another rule than KV, over the same table of workers.
 
     Notes
     -----
@@ -233,7 +238,7 @@ class KvRouter:
         session_affinity_mode: str = "hard",
         mode: RouterMode | str = RouterMode.KV,
     ) -> None:
-        config = KvRouterConfig() if kv_router_config is None else kv_router_config
+        config = KvRouterConfig.from_env() if kv_router_config is None else kv_router_config
         if not isinstance(config, KvRouterConfig):
             raise TypeError(f"kv_router_config must be a KvRouterConfig, not {type(config).__name__}")
         if block_size < 2:
@@ -248,7 +253,12 @@ class KvRouter:
         self.config = config
         self.core = SelectionCore(block_size, config, mode=mode, thresholds=load_threshold_config)
         self.follower = WorkerFollower(
-            endpoint.runtime.store, endpoint.namespace, endpoint.component, endpoint.name, self.core
+            endpoint.runtime.store,
+            endpoint.namespace,
+            endpoint.component,
+            endpoint.name,
+            self.core,
+            registry=default_registry(),
         )
         self._tracks_output = config.router_track_output_blocks
         self._client: Client | None = None
@@ -517,6 +527,19 @@ class KvRouter:
 
     def __repr__(self) -> str:
         return f"<KvRouter of {self.endpoint.path}, {len(self.follower.workers)} workers>"
+
+    def _repr_html_(self) -> str:
+        columns = ("worker_id", "dp_rank", "active_requests", "active_decode_blocks", "active_prefill_tokens")
+        loads = self.core.loads()
+        rows = [
+            [f"{load['worker_id']:x}", *(load.get(name, "") for name in columns[1:]), _state(load)] for load in loads
+        ]
+        title = f"KvRouter of {self.endpoint.path}, blocks of {self.block_size} tokens"
+        return html_table(title, rows, (*columns, "state"))
+
+
+def _state(load: Mapping[str, Any]) -> str:
+    return "silent" if load["silent"] else "busy" if load["busy"] else "ready"
 
 
 KvPushRouter = KvRouter

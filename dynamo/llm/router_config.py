@@ -26,6 +26,14 @@ class RouterMode(enum.IntEnum):
     LeastLoaded = 5
     DeviceAwareWeighted = 6
 
+    def __str__(self) -> str:
+        return f"RouterMode.{self.name}"
+
+    __repr__ = __str__
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)  # the name, not the number
+
     @classmethod
     def parse(cls, text: "str | RouterMode") -> "RouterMode":
         """The mode of a name in any spelling: "kv", "round-robin", "RoundRobin", "least_loaded".
@@ -536,6 +544,11 @@ class RouterConfig:
         return cls(
             mode if mode is not None else environ.get("DYN_ROUTER_MODE", "RoundRobin"), KvRouterConfig.from_env(environ)
         )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RouterConfig) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"RouterConfig({self.router_mode!s}, {self.kv_router_config!r}, {self.load_threshold_config!r})"

@@ -9,6 +9,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from dynamo import errors
+from dynamo._html import html_table
 from dynamo._runtime import Caller, Context, ResponseStream
 from dynamo.runtime import settings
 
@@ -28,6 +29,12 @@ class TransportType:
         self.kind = kind
         self.address = address
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TransportType) and (self.kind, self.address) == (other.kind, other.address)
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.address))
+
     def __repr__(self) -> str:
         return f'TransportType(kind="{self.kind}", address="{self.address}")'
 
@@ -45,6 +52,12 @@ class Instance:
         ((kind, address),) = record["transport"].items()
         self.transport = TransportType(kind, str(address))
         self.device_type = record.get("device_type")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Instance) and all(getattr(self, n) == getattr(other, n) for n in self.__slots__)
+
+    def __hash__(self) -> int:
+        return hash(self.instance_id)
 
     def __repr__(self) -> str:
         return f"<Instance {self.instance_id:x} of {self.namespace}.{self.component}.{self.endpoint}>"
@@ -193,6 +206,10 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<Client of {self.endpoint.path}, {len(self.instance_ids())} instances>"
+
+    def _repr_html_(self) -> str:
+        rows = [[f"{one.instance_id:x}", one.transport.address] for one in self.instances()]
+        return html_table(f"Client of {self.endpoint.path}: {len(rows)} instances", rows, ("instance", "address"))
 
 
 async def _keep_up(reference: Any, watch: Any) -> None:

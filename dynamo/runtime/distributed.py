@@ -61,6 +61,7 @@ class CancellationToken:
         self._waiters.clear()
 
     def is_cancelled(self) -> bool:
+        """Is it over?"""
         return self._cancelled
 
     async def cancelled(self) -> None:
@@ -71,6 +72,7 @@ class CancellationToken:
             await waiter
 
     def child_token(self) -> CancellationToken:
+        """A token that ends with this one, or before."""
         child = CancellationToken(self._runtime)
         self._children.append(child)
         if self._cancelled:
@@ -117,7 +119,7 @@ class DistributedRuntime:
     ) -> None:
         if isinstance(discovery_backend, bool):
             is_static, discovery_backend = discovery_backend, None
-        backend = discovery_backend or settings.text("DYN_DISCOVERY_BACKEND", "file")
+        backend = discovery_backend or settings.discovery_backend()
         if backend not in _BACKENDS:
             raise errors.InvalidArgument(f"discovery backend {backend!r}: must be one of {', '.join(_BACKENDS)}")
         plane = request_plane or settings.text("DYN_REQUEST_PLANE", "tcp")
@@ -249,6 +251,7 @@ class DistributedRuntime:
     # ---- the end -----------------------------------------------------------------------------------------------------
     @property
     def is_shut_down(self) -> bool:
+        """Was `shutdown` called?"""
         return self._down
 
     def shutdown(self) -> None:
@@ -364,6 +367,7 @@ class Endpoint:
 
     @property
     def runtime(self) -> DistributedRuntime:
+        """What it was made from."""
         return self._runtime
 
     @property

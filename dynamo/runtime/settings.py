@@ -3,7 +3,7 @@
 ======================================================  ==================================================  =========
 variable                                                meaning                                             default
 ======================================================  ==================================================  =========
-DYN_DISCOVERY_BACKEND                                   ``file`` (one machine) or ``mem`` (one process)     file
+DYN_DISCOVERY_BACKEND; DYN_STORE_KV as in 0.8           ``file`` (one machine) or ``mem`` (one process)     file
 DYN_FILE_KV                                             folder of the file store                            see Store
 DYN_REQUEST_PLANE                                       ``tcp``                                             tcp
 DYN_TCP_RPC_HOST, DYN_TCP_RPC_PORT                      where a worker listens                              127.0.0.1, 0
@@ -63,6 +63,11 @@ def port(name: str, default: int) -> int:
     if value != int(value) or value > 65535:
         raise errors.InvalidArgument(f"{name}={os.environ.get(name)!r}: must be a port, 0 to 65535")
     return int(value)
+
+
+def discovery_backend() -> str:
+    """``DYN_DISCOVERY_BACKEND``, else what 0.8 called ``DYN_STORE_KV``, else ``file``."""
+    return text("DYN_DISCOVERY_BACKEND", text("DYN_STORE_KV", "file"))
 
 
 def namespace() -> str:
