@@ -1,6 +1,6 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, ClassVar, Generator, final
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from typing import Any, ClassVar, final
 
 from typing_extensions import Buffer, Self
 

@@ -430,11 +430,12 @@ class ModelDeploymentCard:
             "takes": self.model_input.name,
             "worker": str(self.worker_type or "not said"),
             "context": f"{self.context_length or 'not said'}" + (" tokens" if self.context_length else ""),
-            "cache block": f"{self.kv_cache_block_size or 'not said'}" + (" tokens" if self.kv_cache_block_size else ""),
+            "cache block": f"{self.kv_cache_block_size or 'not said'}"
+            + (" tokens" if self.kv_cache_block_size else ""),
             "comes from": self.source_path(),
             "files": ", ".join(part for part in files if self.file(part)) or "none",
         }
-        return html_table(f"ModelDeploymentCard {self.display_name}", [(k, v) for k, v in rows.items()])
+        return html_table(f"ModelDeploymentCard {self.display_name}", list(rows.items()))
 
     @staticmethod
     def from_json_str(json_str: str) -> "ModelDeploymentCard":

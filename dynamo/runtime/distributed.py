@@ -79,6 +79,9 @@ class CancellationToken:
             child.cancel()
         return child
 
+    def __repr__(self) -> str:
+        return f"<CancellationToken {'cancelled' if self._cancelled else 'open'}>"
+
 
 def _release(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():

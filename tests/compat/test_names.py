@@ -16,8 +16,8 @@ from dynamo.llm import exceptions
 
 # name -> its parameters in Dynamo 1.6 ("" for methods' self is left out); names that only 0.x had, in theirs.
 SIGNATURES = {
-    "runtime.DistributedRuntime": "event_loop, discovery_backend, request_plane, enable_nats=None, *, event_plane=None, "
-    "response_plane=None",
+    "runtime.DistributedRuntime": "event_loop, discovery_backend, request_plane, enable_nats=None, *, "
+    "event_plane=None, response_plane=None",
     "runtime.DistributedRuntime.endpoint": "path",
     "runtime.DistributedRuntime.namespace": "name",
     "runtime.DistributedRuntime.shutdown": "",
@@ -27,7 +27,8 @@ SIGNATURES = {
     "runtime.Namespace.component": "name",
     "runtime.Component.endpoint": "name",
     "runtime.Component.create_service": "",
-    "runtime.Endpoint.serve_endpoint": "handler, graceful_shutdown=True, metrics_labels=None, health_check_payload=None",
+    "runtime.Endpoint.serve_endpoint": "handler, graceful_shutdown=True, metrics_labels=None, "
+    "health_check_payload=None",
     "runtime.Endpoint.client": "router_mode=None",
     "runtime.Endpoint.connection_id": "",
     "runtime.Endpoint.lease_id": "",
@@ -172,11 +173,44 @@ ALIASES = [
 ]
 
 # In Dynamo, not here: absent, so that `hasattr` tells the truth.
-ABSENT = """AisPerfConfig Backend Block BlockList BlockManager DisaggregatedRouter EngineType EntrypointArgs FirstTokenSource
-    FpmDirectPublisher FpmEventRelay FpmEventSubscriber KserveGrpcService KvDcRelay KvRecorder KvStateAgentHost KvbmRequest
-    Layer LoRADownloader MediaDecoder MediaFetcher OAIChatPreprocessor PlannerDecision SelectionCacheConfig SelectionService
-    SpanProxy VirtualConnectorClient VirtualConnectorCoordinator lora_name_to_id make_engine run_input run_kv_indexer
-    run_mocker_trace_replay run_select_service run_slot_tracker update_model_taints""".split()
+ABSENT = [
+    "AisPerfConfig",
+    "Backend",
+    "Block",
+    "BlockList",
+    "BlockManager",
+    "DisaggregatedRouter",
+    "EngineType",
+    "EntrypointArgs",
+    "FirstTokenSource",
+    "FpmDirectPublisher",
+    "FpmEventRelay",
+    "FpmEventSubscriber",
+    "KserveGrpcService",
+    "KvDcRelay",
+    "KvRecorder",
+    "KvStateAgentHost",
+    "KvbmRequest",
+    "Layer",
+    "LoRADownloader",
+    "MediaDecoder",
+    "MediaFetcher",
+    "OAIChatPreprocessor",
+    "PlannerDecision",
+    "SelectionCacheConfig",
+    "SelectionService",
+    "SpanProxy",
+    "VirtualConnectorClient",
+    "VirtualConnectorCoordinator",
+    "lora_name_to_id",
+    "make_engine",
+    "run_input",
+    "run_kv_indexer",
+    "run_mocker_trace_replay",
+    "run_select_service",
+    "run_slot_tracker",
+    "update_model_taints",
+]
 
 
 def find(path):
@@ -248,8 +282,20 @@ def test_what_methods_are_not_here_is_absent():
     assert not hasattr(dynamo.runtime.Context, "start_span")
 
 
-EXCEPTIONS = """DynamoException RouterQueueLimitExceeded Unknown InvalidArgument CannotConnect Disconnected ConnectionTimeout
-    Cancelled EngineShutdown StreamIncomplete WorkerUnavailable SelectionServiceError""".split()
+EXCEPTIONS = [
+    "DynamoException",
+    "RouterQueueLimitExceeded",
+    "Unknown",
+    "InvalidArgument",
+    "CannotConnect",
+    "Disconnected",
+    "ConnectionTimeout",
+    "Cancelled",
+    "EngineShutdown",
+    "StreamIncomplete",
+    "WorkerUnavailable",
+    "SelectionServiceError",
+]
 
 
 @pytest.mark.parametrize("name", EXCEPTIONS)
@@ -291,7 +337,9 @@ def values():
         "thresholds": llm.LoadThresholdConfig(active_prefill_tokens_threshold=3),
         "constraints": llm.RoutingConstraints({"gpu"}, {"near": 2.0}),
         "limits": limits,
-        "card": llm.ModelDeploymentCard.load(None, "Qwen/Qwen3-0.6B", model_type=llm.ModelType.Chat, runtime_config=limits),
+        "card": llm.ModelDeploymentCard.load(
+            None, "Qwen/Qwen3-0.6B", model_type=llm.ModelType.Chat, runtime_config=limits
+        ),
         "relay": llm.ZmqKvEventPublisherConfig(3, 64),
         "load": llm.ForwardPassMetrics(llm.WorkerStats(1, 2, 3), llm.KvStats(1, 2, 0.5, 0.5)),
         "instance": runtime.Instance(record),

@@ -11,6 +11,7 @@ import pytest
 import dynamo._core
 import dynamo.llm
 from dynamo import errors
+from dynamo._metrics import default_registry
 from dynamo.llm import KvPushRouter, KvRouter, KvRouterConfig, LoadThresholdConfig, RoutingConstraints
 from dynamo.llm.publisher import KvEventPublisher, WorkerMetricsPublisher
 from dynamo.runtime import DistributedRuntime
@@ -336,9 +337,14 @@ async def test_a_worker_without_events_is_named(cluster):
         logging.getLogger("dynamo.router").removeHandler(handler)
     assert named == [(worker, 0)] and router.follower.silent == {(worker, 0)}
     assert len(records) == 1 and str(worker) in records[0].getMessage()
+    shown = f'dynamo_router_silent_worker{{endpoint="{PATH}",worker_id="{worker}",dp_rank="0"}} '
+    assert f"{shown}1\n" in default_registry().text().decode()
     router.core.stored(worker, [1], [1])
     router.follower.check()
     assert router.follower.silent == set()
+    assert f"{shown}0\n" in default_registry().text().decode()
+    router.close()
+    assert shown not in default_registry().text().decode()
 
 
 @cluster_test
