@@ -244,6 +244,10 @@ class HttpService:
         self._stopping = False
         self._meter = _Meter()
 
+    def __repr__(self) -> str:
+        models = sorted({*self._chat.models, *self._text.models})
+        return f"<HttpService on {self.host}:{self.port} with {', '.join(models) or 'no model yet'}>"
+
     # ---- models
 
     def _add(self, endpoint: _Endpoint, model: str, checksum: Any, engine: Any) -> None:
