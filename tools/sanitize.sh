@@ -34,7 +34,8 @@ export TSAN_OPTIONS="log_path=$copy/report:suppressions=$copy/csrc/tsan.supp:rep
 :ignore_noninstrumented_modules=1:die_after_fork=0"
 export PYTHONMALLOC=malloc PYTHONPATH="$copy" DYN_SANITIZER="$variant" DYN_SANITIZER_PYTHON="$copy/python"
 status=0
-timeout -k 20 "${LIMIT:-720}" ./python -m pytest -q -p no:cacheprovider -m "not slow and not browser" "$@" || status=$?
+# INT: pytest ends what the tests started. In the foreground, so that Ctrl-C reaches it too.
+timeout --foreground -s INT -k 20 "${LIMIT:-720}" ./python -m pytest -q -p no:cacheprovider -m "not slow and not browser" "$@" || status=$?
 [ $status != 124 ] || echo "$variant: the tests did not end within ${LIMIT:-720} s" >&2
 if ls report.* >/dev/null 2>&1; then
     head -n 60 report.* >&2
