@@ -673,6 +673,7 @@ cdef class ResponseStream:
         address = self.caller.address_of(self.instance_id)
         request.address = PyBytes_AS_STRING(address)
         request.deadline_ms = 0
+        request.quiet_ms = 0
         request.window = 0
         request.manual_credit = True
         request.payload.data = <const uint8_t *>PyBytes_AS_STRING(self.payload)

@@ -79,6 +79,7 @@ class Answer:
         headers: list[tuple[bytes, bytes]],
         worker: int,
         booking: Booking | None = None,
+        quiet_ms: int = 0,
     ) -> None: ...
     def fail(
         self,

@@ -193,7 +193,7 @@ cdef class Answer(Receiver):
         return 0
 
     def call(self, uint32_t choice, Pool pool not None, bytes address not None, bytes payload not None, list headers,
-             uint64_t worker, Booking booking=None):
+             uint64_t worker, Booking booking=None, uint32_t quiet_ms=0):
         """Give a choice a call: its first, or the next one after it broke.
 
         Parameters
@@ -202,6 +202,7 @@ cdef class Answer(Receiver):
         payload : the msgpack of a PreprocessedRequest; its token_ids include what the choice has already
         headers : list of (bytes, bytes)
         booking : taken; told of the first token and the end
+        quiet_ms : the call breaks with ETIMEDOUT when its worker sends nothing for so long; 0: never
         """
         cdef dyn_call_request request
         cdef dyn_answer_hooks hooks
@@ -217,6 +218,7 @@ cdef class Answer(Receiver):
         request.header_count = len(headers)
         request.payload = slice_of(payload)
         request.window = 65536
+        request.quiet_ms = quiet_ms
         if booking is not None:
             hooks = booking.hooks
             booking.taken = True

@@ -48,6 +48,7 @@ cdef extern from "dynamo/service.h" nogil:
         size_t header_count
         dyn_slice payload
         uint32_t deadline_ms
+        uint32_t quiet_ms
         uint32_t window
         bint manual_credit
     ctypedef struct dyn_call_events:

@@ -384,6 +384,66 @@ static void a_deadline_ends_a_call(void)
     dyn_loop_unref(loop);
 }
 
+static void a_limit_ends_a_call_that_is_under_way(void)
+{
+    dyn_loop *loop;
+    dyn_pool *pool;
+    struct worker worker;
+    struct answer answer;
+    dyn_call *call;
+    CHECK_EQ(dyn_loop_new(&loop), DYN_OK);
+    work(&worker, loop, keep);
+    CHECK_EQ(dyn_pool_new(&pool, loop, NULL), DYN_OK);
+    answer_init(&answer);
+    dyn_call_request request = to(worker.address);
+    CHECK_EQ(dyn_call_start(pool, &request, &remember, &answer, NULL, &call), DYN_OK);
+    CHECK(soon(has_stream, &worker));
+    dyn_call_stop(call, NULL);
+    CHECK(soon(is_stopped, &worker) && !is_killed(&worker));
+    dyn_call_limit(call, 50);
+    dyn_call_limit(call, 60000); /* the shorter one holds */
+    wait_for(&answer, 0);
+    CHECK_EQ(answer.code, DYN_ETIMEDOUT);
+    CHECK(soon(is_killed, &worker));
+    dyn_call_limit(call, 1); /* it is over: nothing */
+    dyn_stream_unref(worker.stream);
+    dyn_call_unref(call);
+    put_away(pool);
+    rest(&worker);
+    dyn_loop_unref(loop);
+}
+
+static void silence_ends_a_call_unless_its_reader_is_behind(void)
+{
+    dyn_loop *loop;
+    dyn_pool *pool;
+    struct worker worker;
+    struct answer answer;
+    dyn_call *call;
+    CHECK_EQ(dyn_loop_new(&loop), DYN_OK);
+    work(&worker, loop, keep);
+    CHECK_EQ(dyn_pool_new(&pool, loop, NULL), DYN_OK);
+    answer_init(&answer);
+    dyn_call_request request = to(worker.address);
+    request.quiet_ms = 400;
+    request.manual_credit = true;
+    CHECK_EQ(dyn_call_start(pool, &request, &remember, &answer, NULL, &call), DYN_OK);
+    CHECK(soon(has_stream, &worker));
+    CHECK_EQ(dyn_stream_send(worker.stream, "one", 3, NULL), DYN_OK);
+    wait_for(&answer, 1);
+    poll(NULL, 0, 700); /* nothing comes, but what came is not consumed yet */
+    CHECK_EQ(answer.ended, 0);
+    dyn_call_consumed(call, 4, NULL);
+    wait_for(&answer, 0);
+    CHECK_EQ(answer.code, DYN_ETIMEDOUT);
+    CHECK_STR(answer.text, "the worker was silent for too long");
+    dyn_stream_unref(worker.stream);
+    dyn_call_unref(call);
+    put_away(pool);
+    rest(&worker);
+    dyn_loop_unref(loop);
+}
+
 static void a_slow_reader_stops_its_producer_only(void)
 {
     dyn_loop *loop;
@@ -839,6 +899,7 @@ static void threads_share_a_pool(void)
 TEST_MAIN(TEST(items_come_in_order_and_then_the_end), TEST(many_calls_share_a_connection),
           TEST(failures_arrive_with_type_text_and_trace), TEST(a_handler_that_goes_away_fails_its_stream),
           TEST(nobody_listens), TEST(stop_and_kill_differ), TEST(a_deadline_ends_a_call),
+          TEST(a_limit_ends_a_call_that_is_under_way), TEST(silence_ends_a_call_unless_its_reader_is_behind),
           TEST(a_slow_reader_stops_its_producer_only), TEST(room_is_told), TEST(a_lost_peer_ends_its_calls_at_once),
           TEST(closing_a_pool_cancels_its_calls), TEST(mails_carry_items_and_the_end),
           TEST(draining_sends_callers_elsewhere), TEST(large_payloads_travel), TEST(silence_is_death),

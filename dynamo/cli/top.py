@@ -27,6 +27,11 @@ columns:
   running    requests that the router has booked there     held       cache blocks that the index knows of
   decode     blocks of running answers                     prefill    tokens of prompts not yet computed
   requests   sent there since the front end started        state      ready, busy (over a threshold), silent (no events)
+
+cached tokens, prompts by what came of the router's prediction; the live page explains each, /metrics counts them:
+  as-predicted  the engine reused the blocks that the index promised
+  slot-busy     the slot with the prefix was computing another request    slot-taken    it was overwritten since
+  stored-since  more was stored after the router had looked
 """
 
 
@@ -52,10 +57,12 @@ def render(state: dict[str, Any], server: str, requests: int, before: dict[str, 
             lines.append(table(head, rows))
         lines.append("")
     lines.append(sums_line(state["sums"]))
+    if state["sums"].get("causes"):
+        lines.append(causes_line(state["sums"]["causes"]))
     if before is not None:
         lines.append(rates_line(before, state))
     if requests and state["requests"]:
-        head = ["request", "worker", "prompt", "cached", "made", "TTFT ms", "state"]
+        head = ["request", "worker", "prompt", "expected", "cached", "outcome", "made", "TTFT ms", "state"]
         rows = [request_row(request) for request in state["requests"][:requests]]
         lines += ["", table(head, rows)]
     return "\n".join(line for line in lines if line is not None)
@@ -79,7 +86,8 @@ def request_row(request: dict[str, Any]) -> list[str]:
     cached, ttft = request["cached_tokens"], request["ttft"]
     return [
         str(request["id"]).rpartition("-")[2][:12], str(request["worker"]), str(request["prompt_tokens"]),
-        "-" if cached is None or cached < 0 else str(cached), str(request["completion_tokens"]),
+        str(request["overlap_blocks"] * request["block_size"]), "-" if cached is None or cached < 0 else str(cached),
+        request["cause"] or "-", str(request["completion_tokens"]),
         "-" if ttft is None else f"{ttft * 1e3:.0f}", str(request["state"]),
     ]  # fmt: skip
 
@@ -96,6 +104,12 @@ def sums_line(sums: dict[str, Any]) -> str:
     if sums.get("completion_tokens"):
         parts.append(f"{sums['completion_tokens']} tokens made")
     return ", ".join(parts)
+
+
+def causes_line(causes: dict[str, int]) -> str:
+    """How often the engines' cached tokens were what the router expected, and why not."""
+    ordered = sorted(causes.items(), key=lambda item: (item[0] != "as-predicted", -item[1], item[0]))
+    return "cached tokens: " + ", ".join(f"{count} {cause}" for cause, count in ordered)
 
 
 def rates_line(before: dict[str, Any], now: dict[str, Any]) -> str:

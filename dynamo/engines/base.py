@@ -228,6 +228,25 @@ def usage(prompt: int, completion: int, cached: int) -> dict[str, Any]:
     }
 
 
+def reused(cached: int, mirror: int | None = None, cause: str = "") -> dict[str, Any]:
+    """The ``engine_data`` of a first and a last item: what the cache gave.
+
+    In the first item already, because whoever asked may stop reading before the last one.
+
+    Parameters
+    ----------
+    cached : tokens of the prompt that were not computed
+    mirror : tokens that were expected to be cached, where the engine keeps a mirror of its cache
+    cause : why it is not what a router could expect, a word of `dynamo.frontend.records.CAUSES`
+    """
+    data: dict[str, Any] = {"cached_tokens": cached}
+    if mirror is not None:
+        data["mirror_tokens"] = mirror
+    if cause:
+        data["cause"] = cause
+    return data
+
+
 def _section(request: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = request.get(name)
     if value is None:

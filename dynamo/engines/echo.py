@@ -12,6 +12,7 @@ from dynamo.engines.base import (
     EventSink,
     GenerateRequest,
     Progress,
+    reused,
     usage,
 )
 
@@ -65,7 +66,7 @@ class EchoEngine(Engine):
                     return
                 step = out[sent : sent + self.tokens_per_item]
                 sent += len(step)
-                yield {"token_ids": step}
+                yield {"token_ids": step, "engine_data": reused(0)} if sent == len(step) else {"token_ids": step}
             reason = "stop" if len(out) == len(asked.token_ids) else "length"
             done = usage(len(asked.token_ids), len(out), 0)
             yield {"token_ids": [], "finish_reason": reason, "completion_usage": done}

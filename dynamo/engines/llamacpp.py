@@ -40,9 +40,10 @@ from dynamo.engines.base import (
     EventSink,
     GenerateRequest,
     Progress,
+    reused,
     usage,
 )
-from dynamo.engines.slots import Slot, Slots
+from dynamo.engines.slots import Choice, Slot, Slots, common_prefix
 from dynamo.errors import DynamoError, EngineShutdown, InvalidArgument, NotFound, RemoteError, StreamBroken
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class LlamaCppEngine(Engine):
         self._tokenizer: Tokenizer | None = None
         self._by_bytes: dict[bytes, list[int]] = {}
         self._longest = 0
-        self._queue: collections.deque[tuple[asyncio.Future[tuple[Slot, Slot | None]], list[int]]] = collections.deque()
+        self._queue: collections.deque[tuple[asyncio.Future[Choice], list[int]]] = collections.deque()
         self._settling: set[asyncio.Task[None]] = set()
         self._death = asyncio.Event()
         self._slots = Slots(slots, block_size)
@@ -215,28 +216,40 @@ class LlamaCppEngine(Engine):
             return
         stop = asyncio.ensure_future(_stopped(context))
         try:
-            slot, donor = await self._admit(prompt, stop)
-            if slot is None:
+            chosen = await self._admit(prompt, stop)
+            if chosen is None:
                 yield {"token_ids": [], "finish_reason": "cancelled", "completion_usage": usage(len(prompt), 0, 0)}
                 return
-            answer = _Answer(self, asked, sampling, slot, stop)
+            answer = _Answer(self, asked, sampling, chosen.slot, stop)
+            answer.cause = self._cause(chosen, prompt, request.get("estimated_prefix_hit_num_blocks"))
             try:
-                if donor is not None:
-                    await self._copy(donor, slot)
+                if chosen.donor is not None and not await self._copy(chosen.donor, chosen.slot):
+                    answer.cause = "copy-failed"
                 async for item in answer.items():
+                    if "finish_reason" in item:  # first, so that a slow reader does not keep the slot
+                        self._release(answer)
                     yield item
             finally:
                 self._release(answer)
         finally:
             stop.cancel()
 
-    async def _admit(
-        self, prompt: list[int], stop: "asyncio.Future[None]"
-    ) -> tuple[Slot, Slot | None] | tuple[None, None]:
+    def _cause(self, chosen: Choice, prompt: list[int], expected: object) -> str:
+        """Why the cache has not what the router expected when it sent the prompt here; "" where nothing is special."""
+        if chosen.cause == "slot-busy" or type(expected) is not int:
+            return chosen.cause
+        most = max(common_prefix(slot.tokens, prompt) for slot in self._slots.slots)
+        held = min(most, len(prompt) - 1) // self._block_size
+        promised = min(expected, (len(prompt) - 1) // self._block_size)
+        if promised != held:
+            return "slot-taken" if promised > held else "stored-since"
+        return chosen.cause
+
+    async def _admit(self, prompt: list[int], stop: "asyncio.Future[None]") -> Choice | None:
         """A slot, as soon as it is this request's turn; none when it is stopped before."""
         if not self._queue and (chosen := self._slots.choose(prompt, self._copy_pays)) is not None:
             return chosen
-        turn: asyncio.Future[tuple[Slot, Slot | None]] = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[Choice] = asyncio.get_running_loop().create_future()
         self._queue.append((turn, prompt))
         try:
             either: list[asyncio.Future[Any]] = [turn, stop]
@@ -247,11 +260,11 @@ class LlamaCppEngine(Engine):
         if turn.done() and not turn.cancelled():
             return turn.result()
         self._give_up(turn)
-        return None, None
+        return None
 
-    def _give_up(self, turn: "asyncio.Future[tuple[Slot, Slot | None]]") -> None:
+    def _give_up(self, turn: "asyncio.Future[Choice]") -> None:
         if turn.done() and not turn.cancelled() and turn.exception() is None:
-            turn.result()[0].busy = False
+            turn.result().slot.busy = False
             self._next()
         turn.cancel()
 
@@ -270,10 +283,15 @@ class LlamaCppEngine(Engine):
 
     def _release(self, answer: "_Answer") -> None:
         """The slot of an answer is free again; when the engine may still work on it, once it has stopped."""
+        if answer.released:
+            return
+        answer.released = True
+        answer.hang_up()
         if answer.settled:
             answer.slot.busy = False
             self._next()
             return
+        answer.slot.soon = True
         task = asyncio.get_running_loop().create_task(self._settle(answer))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
@@ -294,7 +312,7 @@ class LlamaCppEngine(Engine):
         except Exception:
             self._slots.forget(slot)
         finally:
-            slot.busy = False
+            slot.busy = slot.soon = False
             self._next()
 
     async def _slot_state(self, slot: int) -> dict[str, Any]:
@@ -311,10 +329,10 @@ class LlamaCppEngine(Engine):
         if computed >= 32:  # fewer say more about the machine's mood than about its speed
             self._prefill_cost += (took_ms / 1e3 / computed - self._prefill_cost) / 4
 
-    async def _copy(self, donor: Slot, slot: Slot) -> None:
+    async def _copy(self, donor: Slot, slot: Slot) -> bool:
         """Give a slot what another one holds. The file is in memory where the system has such a place."""
         server, name = self._ready(), f"{secrets.token_hex(8)}.kv"
-        donor.busy = True  # what is copied must not change meanwhile
+        donor.busy = donor.soon = True  # what is copied must not change meanwhile
         began = time.perf_counter()
         try:
             body = json.dumps({"filename": name}).encode()
@@ -329,12 +347,14 @@ class LlamaCppEngine(Engine):
             self._copies_failed = 0
             took = time.perf_counter() - began
             self._copy_cost += (took / max(1, len(donor.tokens)) - self._copy_cost) / 4
+            return True
         except (RemoteError, ValueError):
             self.counts["copies_failed"] += 1
             self._copies_failed += 1
             self._slots.forget(slot)
+            return False
         finally:
-            donor.busy = False
+            donor.busy = donor.soon = False
             if self._folder is not None:
                 with contextlib.suppress(OSError):
                     os.unlink(os.path.join(self._folder.name, name))
@@ -446,7 +466,12 @@ class _Answer:
         self.made: list[int] = []  # ids of the answer, as the client gets them
         self.unsure: int | None = None  # from this token of prompt and answer on, ids are a guess
         self.settled = True  # the engine does not work for this any more
-        self.cached = 0
+        self.cached: int | None = None  # tokens of the prompt that the engine reused, once it has said so
+        self.mirror = 0  # tokens of the prompt that the slot held at admission, by its mirror
+        self.cause = ""
+        self.released = False
+        self._told = False  # the first item went out
+        self._connection: Connection | None = None
         self.may_hold_more = False  # the engine may reuse more than was foretold
         self._stored = False  # the prompt is announced
         self._stream = True
@@ -459,7 +484,8 @@ class _Answer:
 
     async def items(self) -> AsyncIterator[dict[str, Any]]:
         asked, slots, slot = self.asked, self.engine._slots, self.slot
-        foretold: int | None = slots.foretell(slot, asked.token_ids)
+        self.mirror = slots.foretell(slot, asked.token_ids)
+        foretold: int | None = self.mirror
         # What the slot holds beyond the common prefix is lost as soon as the engine begins.
         self.may_hold_more = not slot.exact and foretold == len(slot.tokens)
         slots.set(slot, slot.tokens[:foretold], exact=not self.may_hold_more)
@@ -472,6 +498,9 @@ class _Answer:
                 if asked.stop_token_ids:
                     body["logit_bias"] = [[i, False] for i in sorted(asked.stop_token_ids)]
             async for item in self._part(body, foretold):
+                if not self._told and self.cached is not None:
+                    self._told = True
+                    item["engine_data"] = reused(self.cached, self.mirror, self.cause)
                 yield item
                 if "finish_reason" in item:
                     return
@@ -482,14 +511,10 @@ class _Answer:
         asked, slots, slot = self.asked, self.engine._slots, self.slot
         seed = random.randrange(0xFFFFFFFF) if asked.seed is None else (asked.seed + len(self.made)) % 0xFFFFFFFF
         body = {**self.sampling, **more, "prompt": asked.token_ids + self.made, "id_slot": slot.id, "seed": seed}
-        body["stream"] = self._stream
+        body["stream"] = body["return_progress"] = self._stream
         connection = await self.engine._ready().fetch("POST", "/completion", msgspec.json.encode(body))
-        self.settled = False
-
-        def hang_up(_: object) -> None:
-            connection.close()
-
-        self.stop.add_done_callback(hang_up)
+        self.settled, self._connection = False, connection
+        self.stop.add_done_callback(self.hang_up)
         try:
             item: dict[str, Any] = {"token_ids": []}
             seen, last = 0, None
@@ -518,6 +543,10 @@ class _Answer:
                     if event.get("stop"):
                         last = event
                         break
+                    if (progress := event.get("prompt_progress")) is not None:  # its "tokens" mean nothing
+                        if foretold is not None and self.cached is None:
+                            self._check(foretold, int(progress.get("cache", 0)))
+                        continue
                     seen += self._take(event, seen, item)
                     if self._cut(item):
                         yield self._end(item, "stop", item["token_ids"][-1])
@@ -530,7 +559,8 @@ class _Answer:
             self.settled = True
             if foretold is not None:
                 timings = last.get("timings") or {}
-                self._check(foretold, int(timings.get("cache_n", 0)))
+                if self.cached is None:
+                    self._check(foretold, int(timings.get("cache_n", 0)))
                 self.engine._learn(int(timings.get("prompt_n", 0)), float(timings.get("prompt_ms", 0.0)))
             # Tokens that never came to light, because the end fell into a character: a stream does not tell them, an
             # answer in one piece does. So what is left is asked for again, that way.
@@ -550,8 +580,13 @@ class _Answer:
             elif item["token_ids"]:
                 yield item
         finally:
-            self.stop.remove_done_callback(hang_up)
+            self.stop.remove_done_callback(self.hang_up)
             connection.close()
+
+    def hang_up(self, _: object = None) -> None:
+        """The engine notices, and stops, when nobody listens."""
+        if self._connection is not None:
+            self._connection.close()
 
     def _take(self, event: dict[str, Any], seen: int, item: dict[str, Any]) -> int:
         """Add the tokens of one event to an item; how many the engine made for it."""
@@ -616,22 +651,24 @@ class _Answer:
         item["finish_reason"] = reason
         if stopped_by is not None:
             item["stop_reason"] = stopped_by
-        item["completion_usage"] = usage(prompt, len(self.made), self.cached)
+        item["completion_usage"] = usage(prompt, len(self.made), self.cached or 0)
         self.engine._prompt_tokens += prompt
-        self.engine._cached_tokens += self.cached
+        self.engine._cached_tokens += self.cached or 0
         return item
 
-    def _check(self, foretold: int, reused: int) -> None:
+    def _check(self, foretold: int, cached: int) -> None:
         """Compare what the engine reused with what the mirror foretold."""
         counts = self.engine.counts
-        self.cached = reused
+        self.cached = cached
         counts["requests"] += 1
-        if reused == foretold:
+        if cached == foretold:
             counts["mirror_agreed"] += 1
-        elif reused > foretold and self.may_hold_more:
+        elif cached > foretold and self.may_hold_more:
             counts["mirror_knew_less"] += 1  # a part of the slot that had not been seen turned out to be the same
+            self.cause = "mirror-knew-less"
         else:
-            counts["mirror_wrong_more" if reused > foretold else "mirror_wrong_less"] += 1
+            counts["mirror_wrong_more" if cached > foretold else "mirror_wrong_less"] += 1
+            self.cause = "mirror-wrong"
             self.engine._slots.forget(self.slot)
 
     def _failure(self, connection: Connection, event: dict[str, Any] | None = None) -> DynamoError:

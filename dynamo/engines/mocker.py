@@ -15,6 +15,7 @@ from dynamo.engines.base import (
     EventSink,
     GenerateRequest,
     Progress,
+    reused,
     usage,
 )
 
@@ -112,13 +113,17 @@ class MockerEngine(Engine):
                     if token in asked.stop_token_ids and not asked.ignore_eos and made + i >= asked.min_tokens:
                         step, reason = step[: i + 1], "stop"
                         break
+                first = made == 0
                 made += len(step)
                 if reason is None and context.is_stopped():
                     reason = "cancelled"
                 if reason is None and stream.finished:
                     reason = "length" if made == asked.max_tokens else "cancelled"
                 if reason is None:
-                    yield {"token_ids": step}
+                    item: dict[str, Any] = {"token_ids": step}
+                    if first:
+                        item["engine_data"] = reused(stream.cached_tokens or 0)
+                    yield item
                     continue
                 done = usage(len(prompt), made, stream.cached_tokens or 0)
                 yield {"token_ids": step, "finish_reason": reason, "completion_usage": done}

@@ -14,10 +14,11 @@ I3  a block is announced as stored exactly while some slot holds it complete wit
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dynamo.engines.base import EventSink
 
-__all__ = ["Slot", "Slots", "common_prefix"]
+__all__ = ["Choice", "Slot", "Slots", "common_prefix"]
 
 
 @dataclass
@@ -29,7 +30,16 @@ class Slot:
     exact: bool = True
     blocks: list[int] = field(default_factory=list)  # sequence hashes of the complete blocks of `tokens`
     busy: bool = False
+    soon: bool = False  # busy for some milliseconds only: it is being copied, or its answer was cut off
     used: int = 0  # when it was last taken, in requests
+
+
+class Choice(NamedTuple):
+    """A slot for a prompt."""
+
+    slot: Slot
+    donor: Slot | None = None  # its prefix is to be copied into the slot first
+    cause: str = ""  # why the slot has less of the prompt than another one: "slot-busy", "copy-too-dear"; or "copied"
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
@@ -70,12 +80,14 @@ class Slots:
 
     def choose(
         self, prompt: Sequence[int], copy_pays: Callable[[int, int], bool] = lambda reused, held: True
-    ) -> tuple[Slot, Slot | None] | None:
-        """The slot for a prompt, and the slot whose prefix should first be copied into it; None when all are busy.
+    ) -> Choice | None:
+        """The slot for a prompt, and the slot whose prefix should first be copied into it; None: wait.
 
-        The free slot with the longest common prefix wins. Where taking it would destroy what another conversation may
-        come back for, and another slot is free, its prefix is copied there instead, if that pays. Without a block in
-        common the slot is an empty one, or the one that was used longest ago.
+        The free slot with the longest common prefix wins; of several that are as good, one that loses nothing, then
+        the one used longest ago. Where taking it would destroy what another conversation may come back for, and
+        another slot is free, its prefix is copied there instead, if that pays; an empty slot is taken even if it does
+        not. Without a block in common the slot is an empty one, or the one that was used longest ago. A slot that holds
+        more than all free ones and will be free in a moment is waited for.
 
         Parameters
         ----------
@@ -84,23 +96,31 @@ class Slots:
         free = [slot for slot in self.slots if not slot.busy]
         if not free:
             return None
-        shared = {slot.id: common_prefix(slot.tokens, prompt) for slot in free}
+        size = self.block_size
+        shared = [common_prefix(slot.tokens, prompt) for slot in self.slots]
         oldest = min(free, key=lambda slot: (bool(slot.tokens), slot.used))
-        best = max(free, key=lambda slot: (shared[slot.id], -len(slot.tokens), -slot.used))
+        best = max(free, key=lambda slot: (shared[slot.id], len(slot.tokens) - shared[slot.id] < size, -slot.used))
         reused, lost = shared[best.id], len(best.tokens) - shared[best.id]
-        if reused < min(self.block_size, len(prompt)):
-            return self._take(oldest), None
-        if best is not oldest and lost >= self.block_size and shared[oldest.id] + self.block_size <= reused:
+        elsewhere = max((shared[slot.id] for slot in self.slots if slot.busy), default=0)
+        if elsewhere // size > reused // size:
+            if any(slot.soon and shared[slot.id] == elsewhere for slot in self.slots):
+                return None
+            cause = "slot-busy"
+        else:
+            cause = ""
+        if reused < min(size, len(prompt)):
+            return self._take(oldest, None, cause)
+        if best is not oldest and lost >= size and shared[oldest.id] + size <= reused:
             if copy_pays(reused, len(best.tokens)):
-                return self._take(oldest), best
-            if lost > 2 * reused:
-                return self._take(oldest), None
-        return self._take(best), None
+                return self._take(oldest, best, cause or "copied")
+            if not oldest.tokens or lost > 2 * reused:
+                return self._take(oldest, None, cause or "copy-too-dear")
+        return self._take(best, None, cause)
 
-    def _take(self, slot: Slot) -> Slot:
+    def _take(self, slot: Slot, donor: Slot | None, cause: str) -> Choice:
         self._clock += 1
-        slot.busy, slot.used = True, self._clock
-        return slot
+        slot.busy, slot.soon, slot.used = True, False, self._clock
+        return Choice(slot, donor, cause)
 
     def foretell(self, slot: Slot, prompt: Sequence[int]) -> int:
         """How many tokens of a prompt the engine will reuse: at least one is always computed."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dynamo.frontend.records import CAUSES
+
 if TYPE_CHECKING:
     from dynamo._http import Request, Server
     from dynamo.frontend.service import Frontend
@@ -65,6 +67,7 @@ class Page:
             "at": time.time(),
             "models": models,
             "sums": front.records.sums(),
+            "meanings": CAUSES,
             "requests": [record.row() for record in list(front.records.recent)[:requests]],
         }
 

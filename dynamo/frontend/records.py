@@ -14,9 +14,18 @@ __all__ = ["CAUSES", "Record", "Records", "cause_of"]
 CAUSES = {
     "as-predicted": "the engine reused exactly the blocks that the index promised",
     "more": "the engine reused more than the index knew of (events lag behind a prefill, or a part of a block)",
-    "less": "the engine reused less: its slot was taken by another prompt between the event and the request",
+    "less": "the engine reused less than the index promised, and did not say why",
+    "slot-busy": "the slot that holds the prefix was computing another request, so another slot computed it again",
+    "slot-taken": "another prompt took the slot after the router had looked, before the request was there",
+    "stored-since": "the worker held more by the time the request was there: it was stored after the router had looked",
+    "copied": "the prefix was copied from the slot of another conversation",
+    "copy-too-dear": "another slot holds more, but computing it again was cheaper than copying it",
+    "copy-failed": "the prefix should have been copied from another slot, which failed",
+    "mirror-knew-less": "the engine held tokens that the worker had not been told of, and reused them",
+    "mirror-wrong": "the engine did not hold what the worker believed; the worker has forgotten that slot",
     "migrated": "the request went on after its first worker had gone",
     "not-said": "the engine does not count cached tokens",
+    "other": "the engine gave a reason that is not in this list",
 }
 
 
@@ -42,6 +51,7 @@ class Record:
     cached_tokens: int = -1
     mirror_tokens: int = -1
     cause: str = ""
+    engine_cause: str = ""
     ttft: float | None = None
     itl: float | None = None
     finish: str | None = None
@@ -69,6 +79,7 @@ class Record:
             "cached_tokens": self.cached_tokens,
             "mirror_tokens": self.mirror_tokens,
             "cause": self.cause,
+            "engine_cause": self.engine_cause,
             "ttft": self.ttft,
             "itl": self.itl,
             "finish": self.finish,
@@ -78,7 +89,7 @@ class Record:
 
 
 def cause_of(record: Record, engine_cause: str) -> str:
-    """Which of `CAUSES`, or the engine's own word for it."""
+    """Which of `CAUSES`: where the prediction did not come true, the engine's word for it."""
     if record.calls > 1:
         return "migrated"
     if record.cached_tokens < 0:
@@ -88,7 +99,7 @@ def cause_of(record: Record, engine_cause: str) -> str:
     ):
         return "as-predicted"  # an engine computes at least the last token itself
     if engine_cause:
-        return engine_cause
+        return engine_cause if engine_cause in CAUSES else "other"  # it becomes a label: only so many
     return "more" if record.cached_tokens > record.overlap_blocks * record.block_size else "less"
 
 
@@ -122,6 +133,7 @@ class Records:
     def end(self, record: Record, engine_cause: str = "") -> None:
         """Count what came of it; `record` has its figures by now."""
         self.running.pop(record.id, None)
+        record.engine_cause = engine_cause
         self.version += 1
         self.completion_tokens += record.completion_tokens
         if record.state == "error":

@@ -630,7 +630,8 @@ class Generation:
         self.tried.setdefault(i, set()).add(worker.id)
         headers = [*self.headers, (b"x-dynamo-request-id", self._name(i).encode())]
         assert worker.address is not None
-        self.answer.call(i, self.front.runtime.pool, worker.address, encode(body), headers, worker.id, booking)
+        quiet = round(1e3 * (self.front.settings.stream_timeout or 0))
+        self.answer.call(i, self.front.runtime.pool, worker.address, encode(body), headers, worker.id, booking, quiet)
 
     # ---- when a call breaks -----------------------------------------------------------------------------
 

@@ -33,12 +33,13 @@ class Settings:
     Attributes
     ----------
     router : "kv", "round-robin", "random", "least-loaded", ...
-    router_config : a `KvRouterConfig`, or None for what the environment says
+    router_config : a `KvRouterConfig`; None: the defaults. `from_environment` reads it from ``DYN_ROUTER_*``
     thresholds : a `LoadThresholdConfig` or None: no worker is ever too busy
     api_key : clients must send ``Authorization: Bearer <key>``; None: nobody is asked
     allow_origin : CORS; None: off
     migration_limit : how often an answer may go on elsewhere when its worker breaks (a model card may say more)
     overload_status : what "everybody is busy" is answered with
+    stream_timeout : seconds that a worker may be silent in the middle of a call; None: for ever
     template : defaults for requests that lack a field
     busy_threshold : the route /busy_threshold is there
     thread_bytes : bodies of at least so many bytes are read and tokenised on a thread

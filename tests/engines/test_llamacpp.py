@@ -130,6 +130,57 @@ def test_a_shared_prefix_is_copied_between_slots(run):
     run.check()
 
 
+def test_the_first_item_already_says_what_the_cache_gave(run):
+    ids = prompt(77, 64)
+    for first in (True, False):
+        _, _, items = run.ask(ids)
+        data = items[0]["engine_data"]
+        assert len(items) > 1 and data["cached_tokens"] == data["mirror_tokens"]
+        assert data["cached_tokens"] <= 1 if first else data["cached_tokens"] == 63  # the BOS may be there already
+        assert not any("engine_data" in item for item in items[1:])
+    run.check()
+
+
+def test_a_cause_says_why_the_cache_has_not_what_the_router_expected(run):
+    system, mine = prompt(78, 96), prompt(79, 30)
+
+    async def beside(busy, ids, expected):
+        context = Context()
+        first = run.engine.generate({"token_ids": busy, "stop_conditions": {"ignore_eos": True}}, context)
+        await first.__anext__()
+        request = {"token_ids": ids, "estimated_prefix_hit_num_blocks": expected}
+        items = [i async for i in run.engine.generate({**request, "stop_conditions": {"max_tokens": 3}}, Context())]
+        context.stopped = True
+        async for _ in first:
+            pass
+        return items[0]["engine_data"]
+
+    run.do(run.items(system + mine, stop_conditions={"max_tokens": 2}))
+    data = run.do(beside(system + mine, system + mine + prompt(80, 9), 7))
+    assert data["cause"] == "slot-busy" and data["cached_tokens"] == data["mirror_tokens"] < 96
+    run.settle()
+    fresh = prompt(81, 40)
+    assert run.do(beside(prompt(82), fresh, 2))["cause"] == "slot-taken"
+    assert run.do(beside(prompt(83), fresh, 1))["cause"] == "stored-since"
+    assert "cause" not in run.do(beside(prompt(84), fresh, 2))
+    run.check()
+
+
+def test_who_comes_right_after_a_cancelled_answer_waits_for_its_slot(run):
+    async def main():
+        ids, context, made = prompt(85, 64), Context(), []
+        async for item in run.engine.generate({"token_ids": ids, "stop_conditions": {"ignore_eos": True}}, context):
+            made += item["token_ids"]
+            if len(made) > 5:
+                context.stopped = True
+        items = await run.items(ids + made + prompt(86, 5), stop_conditions={"max_tokens": 2})
+        return items[0]["engine_data"]
+
+    data = run.do(main())
+    assert data["cached_tokens"] >= 64 and data.get("cause", "") in ("", "mirror-knew-less"), data
+    run.check()
+
+
 def test_more_requests_than_slots_wait_their_turn(run):
     async def many():
         tasks = [asyncio.create_task(run.items(prompt(i), stop_conditions={"max_tokens": 5})) for i in range(10, 19)]

@@ -74,8 +74,8 @@ def fill(slots, *contents):
 def test_the_longest_prefix_is_chosen():
     slots = Slots(3, BLOCK)
     fill(slots, [1] * 8, [1] * 4 + [2] * 8, [3] * 8)
-    slot, donor = slots.choose([1] * 4 + [2] * 8 + [5])
-    assert (slot.id, donor) == (1, None)
+    slot, donor, cause = slots.choose([1] * 4 + [2] * 8 + [5])
+    assert (slot.id, donor, cause) == (1, None, "")
     assert slots.foretell(slot, [1] * 4 + [2] * 8 + [5]) == 12
     assert slots.foretell(slot, [1] * 4 + [2] * 8) == 11  # one token is always computed
 
@@ -91,16 +91,49 @@ def test_without_a_block_in_common_the_empty_or_oldest_slot_is_chosen():
 
 def test_a_prefix_is_copied_when_its_slot_holds_another_conversation():
     system, mine = [7] * 12, [8] * 12
-    for pays, chosen, donor in ((True, 1, 0), (False, 0, None)):
+    for pays, donor, why in ((True, 0, "copied"), (False, None, "copy-too-dear")):
         slots = Slots(2, BLOCK)
         fill(slots, system + mine)
-        slot, source = slots.choose(
+        slot, source, cause = slots.choose(
             system + [9] * 4, lambda reused, held, pays=pays: pays and (reused, held) == (12, 24)
         )
-        assert slot.id == chosen and (source.id if source else None) == donor
+        # Either way the other conversation keeps its slot: an empty one is there.
+        assert slot.id == 1 and (source.id if source else None) == donor and cause == why
+    slots = Slots(2, BLOCK)
+    fill(slots, system + mine, [6] * 4)  # none is empty, and what would be lost is no more than what is reused
+    assert slots.choose(system + [9] * 4, lambda reused, held: False)[:2] == (slots.slots[0], None)
     slots = Slots(2, BLOCK)
     fill(slots, system + mine * 4)  # much would be lost for little
     assert slots.choose(system + [9] * 4, lambda reused, held: False)[0].id == 1
+
+
+def test_live_conversations_keep_their_tails_while_a_slot_is_free():
+    system = [7] * 12
+    slots = Slots(8, BLOCK)
+    for n in range(8):  # each begins with the same system prompt and goes on by itself
+        slot, donor, _ = slots.choose(system + [n] * 5)
+        assert (slot.id, donor.id if donor else None) == (n, 0 if n else None)
+        slots.set(slot, system + [n] * 9)
+        slot.busy = False
+    for n in (3, 0, 7, 1, 2, 4, 6, 5):  # every follow-up finds its own slot
+        slot, donor, cause = slots.choose(system + [n] * 9 + [9])
+        assert (slot.id, donor, cause) == (n, None, "")
+        slot.busy = False
+    # A ninth one takes the slot that was used longest ago, not the one that is shortest.
+    slots.set(slots.slots[5], system + [5] * 4)
+    assert slots.choose(system + [8] * 5)[0].id == 3
+
+
+def test_a_slot_that_is_busy_says_so_and_one_that_will_be_free_soon_is_waited_for():
+    slots = Slots(2, BLOCK)
+    fill(slots, [1] * 12)
+    slots.slots[0].busy = True
+    slot, donor, cause = slots.choose([1] * 16)
+    assert (slot.id, donor, cause) == (1, None, "slot-busy")
+    slot.busy = False
+    slots.slots[0].soon = True
+    assert slots.choose([1] * 16) is None
+    assert slots.choose([2] * 16)[0].id == 1  # who has nothing there does not wait
 
 
 def test_busy_slots_are_left_alone():

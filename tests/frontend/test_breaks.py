@@ -186,6 +186,44 @@ def test_a_client_that_leaves_stops_the_worker(tmp_path):
     run(main())
 
 
+def test_a_worker_that_ignores_stop_is_killed(tmp_path):
+    ended = []
+
+    async def main():
+        async def stubborn(request, context):
+            try:
+                while True:
+                    yield {"token_ids": [ord("x")]}
+                    await asyncio.sleep(0.01)
+            finally:
+                ended.append(context.is_killed())
+
+        async with stack(tmp_path) as s:
+            await s.worker(stubborn)
+            chat = await s.client.chat.completions.create(model="m", messages=HI, max_tokens=2)
+            assert chat.choices[0].message.content == "xx" and not ended
+            await s.until(lambda: ended and not s.front.records.running)
+            assert ended == [True]
+
+    run(main())
+
+
+def test_a_silent_worker_is_given_up_when_a_timeout_is_set(tmp_path):
+    async def main():
+        async def silent(request, context):
+            yield {"token_ids": [ord("x")]}
+            await asyncio.sleep(60)
+
+        async with stack(tmp_path, stream_timeout=0.3) as s:
+            await s.worker(silent)
+            with pytest.raises(openai.APIStatusError) as failure:
+                await s.client.chat.completions.create(model="m", messages=HI)
+            assert failure.value.status_code == 504 and "silent" in failure.value.message
+            await s.quiet()
+
+    run(main())
+
+
 def test_a_client_that_never_reads_holds_up_its_own_worker_only(tmp_path):
     made = {"slow": 0}
 

@@ -122,6 +122,24 @@ def test_stop_strings_end_the_worker_too(tmp_path):
     run(main())
 
 
+def test_the_cached_tokens_are_counted_whoever_ends_the_answer(tmp_path):
+    async def main():
+        async def worker(request, context):
+            data = {"cached_tokens": 7, "mirror_tokens": 7, "cause": "copied"}
+            for n, byte in enumerate(b"tick tock tick"):
+                yield {"token_ids": [byte], **({} if n else {"engine_data": data})}
+
+        async with stack(tmp_path) as s:
+            await s.worker(worker)
+            for more in ({"stop": "tock"}, {"max_tokens": 3}, {"extra_body": {"stop_token_ids": [ord("o")]}}, {}):
+                chat = await s.client.chat.completions.create(model="m", messages=HI, **more)
+                assert chat.usage.prompt_tokens_details.cached_tokens == 7, more
+            await s.quiet()
+            assert {record.engine_cause for record in s.front.records.recent} == {"copied"}
+
+    run(main())
+
+
 def test_log_probabilities(tmp_path):
     async def worker(request, context):
         count = request["output_options"]["logprobs"]

@@ -79,6 +79,7 @@ typedef struct dyn_call_request {
     size_t header_count;
     dyn_slice payload;
     uint32_t deadline_ms; /* for the whole call, 0: none; kept to within 100 ms */
+    uint32_t quiet_ms;    /* longest wait for an item while all that came is consumed; 0: any; within 100 ms */
     uint32_t window;      /* credit of this stream; 0: the pool's */
     bool manual_credit;   /* items count as consumed only when dyn_call_consumed() says so */
 } dyn_call_request;
@@ -123,6 +124,8 @@ DYN_API void dyn_call_unref(dyn_call *self); /* does not end the call; NULL is a
 /* Give back credit for `bytes` of items (the sizes of the items; DYN_CALL_ITEMS: items.size). */
 DYN_API void dyn_call_consumed(dyn_call *self, size_t bytes, dyn_cork *cork);
 DYN_API void dyn_call_stop(dyn_call *self, dyn_cork *cork); /* ask the handler to finish; items still come */
+/* From now on it may take so long: then it is dropped, and its end comes with DYN_ETIMEDOUT. */
+DYN_API void dyn_call_limit(dyn_call *self, uint32_t ms);
 /* Drop it now: no more items, the end comes with DYN_ECANCELED, the handler is cancelled. */
 DYN_API void dyn_call_kill(dyn_call *self, dyn_cork *cork);
 

@@ -11,6 +11,8 @@
 
 #include "serve/answer.h"
 
+enum { GRACE_MS = 5000 }; /* for a call to end by itself once its choice is finished */
+
 /* ---- life -------------------------------------------------------------------------------------- */
 
 dyn_answer *dyn_answer_ref(dyn_answer *self)
@@ -205,19 +207,23 @@ static void maybe_done(dyn_answer *self)
     send_mail(self, &self->done);
 }
 
-/* Its items no longer count. stop: it may finish in peace; else it is dropped now. */
-static void let_go(dyn_answer *self, struct choice *choice, bool stop)
+enum goodbye { FINISHED, STOP, KILL };
+
+/* Its items no longer count. FINISHED: its worker said so. STOP: the choice is finished without its worker knowing. Both
+ * may still say what they counted, and have GRACE_MS for it. */
+static void let_go(dyn_answer *self, struct choice *choice, enum goodbye how)
 {
     struct attempt *attempt = choice->attempt;
     if (attempt == NULL) return;
     choice->attempt = NULL;
     if (attempt->call == NULL || attempt->ended) return; /* still inside dyn_call_start(), which looks afterwards */
-    if (stop) {
-        dyn_call_stop(attempt->call, NULL);
-        pay(self, attempt, 0);
-    } else {
+    if (how == KILL) {
         dyn_call_kill(attempt->call, NULL);
+        return;
     }
+    if (how == STOP) dyn_call_stop(attempt->call, NULL);
+    dyn_call_limit(attempt->call, GRACE_MS);
+    pay(self, attempt, 0);
 }
 
 static void leave(dyn_answer *self, enum state state)
@@ -225,7 +231,7 @@ static void leave(dyn_answer *self, enum state state)
     if (self->state != ANSWERING) return;
     self->state = state;
     self->summary.ended_ns = dyn_now_ns();
-    for (uint32_t i = 0; i < self->choice_count; i++) let_go(self, &self->choices[i], false);
+    for (uint32_t i = 0; i < self->choice_count; i++) let_go(self, &self->choices[i], KILL);
 }
 
 static void client_gone(dyn_answer *self)
@@ -445,7 +451,7 @@ static void take_item(dyn_answer *self, struct choice *choice, struct attempt *a
     int rc = dyn__item_read(bytes, size, &item);
 
     if (rc < 0) {
-        let_go(self, choice, false);
+        let_go(self, choice, KILL);
         broke(self, choice, rc, "", dyn_error_detail());
         return;
     }
@@ -462,17 +468,13 @@ static void take_item(dyn_answer *self, struct choice *choice, struct attempt *a
     } else if (item.error != NULL && finish == DYN_FINISH_NONE) {
         char text[512];
         snprintf(text, sizeof(text), "%.*s", (int)(item.error_size < 500 ? item.error_size : 500), item.error);
-        let_go(self, choice, false);
+        let_go(self, choice, KILL);
         broke(self, choice, DYN_EREMOTE, "", text);
     } else if (finish != DYN_FINISH_NONE) {
-        if (ours) {
-            let_go(self, choice, true);
-        } else {
-            choice->attempt = NULL; /* it ends by itself */
-        }
+        let_go(self, choice, ours ? STOP : FINISHED);
         finish_choice(self, choice, finish);
     } else if (item.cancelled) { /* not by us: the worker is leaving */
-        let_go(self, choice, false);
+        let_go(self, choice, KILL);
         broke(self, choice, DYN_ESHUTDOWN, "", "the worker cancelled the request");
     }
 }

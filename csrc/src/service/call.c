@@ -5,7 +5,8 @@
  * I1  A call is in the ids of its connection exactly while it is not over; ids hold one reference, which
  *     the end (callback or mail) takes over and gives back.
  * I2  Callbacks come on the loop thread only, so an end that is decided elsewhere travels there as a task.
- * I3  `over`, `owed` and `inflight` are guarded by the connection's lock.
+ * I3  `over`, `owed`, `unread`, `heard_ns`, `deadline_ns` and `inflight` are guarded by the connection's lock.
+ * I4  A call is only quiet while `unread` is 0: who reads slowly must not find its worker late.
  */
 #include <stdio.h>
 
@@ -21,7 +22,10 @@ struct dyn_call {
     dyn_mailbox *mailbox; /* a reference; NULL: callbacks */
     void *owner;
     uint64_t deadline_ns; /* 0: none */
+    uint64_t heard_ns;    /* when it began, or something came or was consumed last */
+    uint64_t quiet_ns;    /* longest time since; 0: any */
     size_t window, owed;  /* owed: consumed, not yet given back as credit */
+    size_t unread;        /* came, not yet consumed */
     bool manual, over;
     atomic_bool deaf; /* killed or late: no more items */
     dyn_failure failure;
@@ -122,14 +126,14 @@ static void leave_if_done(dyn__conn *conn, bool done)
     if (done) dyn__conn_break(conn, DYN_EBROKEN, "the worker asked to go elsewhere");
 }
 
-static dyn_call *find(dyn__conn *conn, uint64_t id, bool take)
+static dyn_call *find(dyn__conn *conn, uint64_t id, bool take, size_t came)
 {
     dyn__conn_lock(conn);
     dyn_call *call = take ? dyn__ids_take(&conn->ids, id) : dyn__ids_get(&conn->ids, id);
     if (call != NULL && take)
         call->over = true;
     else if (call != NULL)
-        dyn_call_ref(call);
+        dyn_call_ref(call)->unread += came;
     bool done = take && conn->leaving && conn->ids.count == 0;
     dyn__conn_unlock(conn);
     leave_if_done(conn, done);
@@ -141,6 +145,8 @@ static void credit(dyn_call *self, size_t bytes, dyn_cork *cork)
     dyn__conn *conn = self->conn;
     dyn__conn_lock(conn);
     self->owed += bytes;
+    self->unread -= bytes < self->unread ? bytes : self->unread;
+    self->heard_ns = dyn_now_ns();
     if (self->over || self->owed < self->window / 2) {
         dyn__conn_unlock(conn);
         return;
@@ -154,7 +160,7 @@ static int items_came(dyn__conn *conn, const dyn_frame *frame, dyn_cork *cork)
 {
     dyn_slice body = {frame->body, frame->size}, item;
     if (!dyn_items_valid(body)) return dyn__fail(DYN_EPROTO, "items that are cut off");
-    dyn_call *call = find(conn, frame->stream, false);
+    dyn_call *call = find(conn, frame->stream, false, frame->size);
     if (call == NULL) return DYN_OK; /* killed meanwhile */
     if (call->mailbox != NULL) {
         dyn_call_mail *mail = dyn__malloc(sizeof(*mail) + body.size);
@@ -180,7 +186,7 @@ static int on_frame(dyn__conn *conn, const dyn_frame *frame, dyn_cork *cork)
     switch (frame->type) {
     case DYN_FRAME_ITEMS: return items_came(conn, frame, cork);
     case DYN_FRAME_END: {
-        dyn_call *call = find(conn, frame->stream, true);
+        dyn_call *call = find(conn, frame->stream, true, 0);
         if (call != NULL) finish(call, DYN_OK, (dyn_slice){0}, (dyn_slice){0}, (dyn_slice){0});
         return DYN_OK;
     }
@@ -188,7 +194,7 @@ static int on_frame(dyn__conn *conn, const dyn_frame *frame, dyn_cork *cork)
         dyn_error_frame error;
         int rc = dyn_error_read(frame, &error);
         if (rc < 0) return rc;
-        dyn_call *call = find(conn, frame->stream, true);
+        dyn_call *call = find(conn, frame->stream, true, 0);
         int code = error.code >= 1 && error.code <= 1000 ? -(int)error.code : DYN_EREMOTE;
         if (call != NULL) finish(call, code, error.type, error.text, error.trace);
         return DYN_OK;
@@ -227,18 +233,31 @@ static void on_gone(dyn__conn *conn)
     if (there) dyn__conn_unref(conn);
 }
 
+static bool is_late(const dyn_call *self, uint64_t now)
+{
+    return self->deadline_ns != 0 && self->deadline_ns <= now;
+}
+
+static bool is_quiet(const dyn_call *self, uint64_t now)
+{
+    return self->quiet_ns != 0 && self->unread == 0 && now > self->heard_ns && now - self->heard_ns >= self->quiet_ns;
+}
+
 static void on_tick(dyn__conn *conn, uint64_t now)
 {
     for (;;) {
         dyn_call *late = NULL;
+        const char *why = "the deadline of the call is over";
         dyn__conn_lock(conn);
         for (size_t i = 0; i < conn->ids.room && late == NULL; i++) {
             dyn_call *call = conn->ids.slots[i].id != 0 ? conn->ids.slots[i].value : NULL;
-            if (call != NULL && call->deadline_ns != 0 && call->deadline_ns <= now) late = dyn_call_ref(call);
+            if (call == NULL || (!is_late(call, now) && !is_quiet(call, now))) continue;
+            if (!is_late(call, now)) why = "the worker was silent for too long";
+            late = dyn_call_ref(call);
         }
         dyn__conn_unlock(conn);
         if (late == NULL) return;
-        if (cut_off(late, conn->plane->cork)) finish_text(late, DYN_ETIMEDOUT, "the deadline of the call is over");
+        if (cut_off(late, conn->plane->cork)) finish_text(late, DYN_ETIMEDOUT, why);
         dyn_call_unref(late);
     }
 }
@@ -370,6 +389,8 @@ static int start_call(dyn_pool *pool, const dyn_call_request *request, const dyn
     call->manual = request->manual_credit;
     call->end_task.run = call_end;
     call->end_mail = (dyn_call_mail){{NULL, call->owner, on_mail_dropped}, call, DYN_CALL_END, {NULL, 0}};
+    call->heard_ns = dyn_now_ns();
+    call->quiet_ns = request->quiet_ms * UINT64_C(1000000);
     if (request->deadline_ms != 0) call->deadline_ns = dyn_now_ns() + request->deadline_ms * UINT64_C(1000000);
     if (call->mailbox != NULL) dyn_mailbox_ref(call->mailbox);
     if (out != NULL) *out = dyn_call_ref(call); /* before a callback can come */
@@ -446,6 +467,14 @@ void dyn_call_stop(dyn_call *self, dyn_cork *cork)
     int rc = dyn_frame_write(&conn->out, DYN_FRAME_STOP, self->id, NULL, 0);
     dyn__conn_push(conn, cork);
     if (rc < 0) dyn__conn_break(conn, DYN_ENOMEM, "no memory to stop a call");
+}
+
+void dyn_call_limit(dyn_call *self, uint32_t ms)
+{
+    uint64_t end = dyn_now_ns() + ms * UINT64_C(1000000);
+    dyn__conn_lock(self->conn);
+    if (self->deadline_ns == 0 || self->deadline_ns > end) self->deadline_ns = end;
+    dyn__conn_unlock(self->conn);
 }
 
 void dyn_call_kill(dyn_call *self, dyn_cork *cork)
