@@ -90,7 +90,7 @@ def test_models_are_found_on_this_machine_or_not_at_all(tmp_path, monkeypatch, t
     with pytest.raises(Unavailable, match="does not download"):
         asyncio.run(fetch_model("org/model"))
     with pytest.raises(Unavailable, match="does not download"):
-        asyncio.run(fetch_model("../../etc"))
+        asyncio.run(fetch_model("../../no-such-folder"))
     snapshot = tmp_path / "models--org--model" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     assert asyncio.run(fetch_model("org/model")) == str(snapshot)

@@ -69,6 +69,7 @@ def test_follow_up_turns_go_where_their_prefix_is(serve):
     server = serve("kv")
     rows = asyncio.run(run_conversations(server.url, server.model, 8, 4, 12))
     assert len(rows) == 32
+    until(lambda: sum(state(server)["sums"]["causes"].values()) == 32, "every answer is recorded")
     for record in state(server)["requests"]:
         costs = [w["cost"] for w in record["why"] if w["verdict"] == "eligible"]
         assert len(costs) == 2, record
@@ -148,6 +149,8 @@ def test_a_killed_worker_loses_and_doubles_no_token(serve, engine):
         assert disturbed == undisturbed
     else:  # a real engine's numbers differ a little with and without reuse: the count is what must be exact
         assert len(disturbed) > 0
+    # The record of a request is closed after its last byte has gone out.
+    until(lambda: state(server)["requests"][0]["state"] != "running", "the answer is recorded")
     requests = state(server)["requests"]
     assert requests[0]["calls"] == 2
     assert requests[0]["completion_tokens"] == requests[1]["completion_tokens"] == tokens
