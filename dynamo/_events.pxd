@@ -2,8 +2,8 @@ from dynamo.c_events cimport dyn_event_pub, dyn_event_queue, dyn_event_source, d
 from dynamo.c_kv_sink cimport dyn_kv_sink
 
 
-# Where a subscriber writes. Who owns what `sink.user` points at hands out one of these from `_kv_sink()` (or a RadixTree,
-# or a capsule "dyn_kv_sink"), with itself as `owner`, so that it lives while events come.
+# Where a subscriber writes. Who owns what `sink.user` points at hands out one of these from `_kv_sink()` (or a
+# RadixTree, or a capsule "dyn_kv_sink"), with itself as `owner`, so that it lives while events come.
 cdef class KvSink:
     cdef dyn_kv_sink sink
     cdef object owner

@@ -1,19 +1,21 @@
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeAlias, TypedDict, final
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, final, type_check_only
 
-from typing_extensions import Buffer, Self
+from typing_extensions import Buffer, Never, Self, disjoint_base
 
 from dynamo._index import RadixTree
 from dynamo._metrics import Registry
 
-Ints: TypeAlias = Iterable[int] | Buffer
-Hashes: TypeAlias = Iterable[int | bytes] | Buffer
+_Ints: TypeAlias = Iterable[int] | Buffer
+_Hashes: TypeAlias = Iterable[int | bytes] | Buffer
 
+@disjoint_base
 class KvSink: ...
 
 class _Sink(Protocol):
     def _kv_sink(self) -> Any: ...
 
+@type_check_only
 class ChannelStats(TypedDict):
     next_sequence: int
     events: int
@@ -25,6 +27,7 @@ class ChannelStats(TypedDict):
     ring_batches: int
     ring_bytes: int
 
+@type_check_only
 class SourceStats(TypedDict):
     worker_id: int
     connected: bool
@@ -82,16 +85,16 @@ class EventChannel:
     def replay_endpoint(self) -> str | None: ...
     def publish_stored(
         self,
-        block_hashes: Hashes,
-        tokens_hashes: Hashes,
+        block_hashes: _Hashes,
+        tokens_hashes: _Hashes,
         parent: int | bytes | None = None,
         dp_rank: int | None = None,
         start_position: int | None = None,
     ) -> None: ...
     def publish_stored_tokens(
         self,
-        token_ids: Ints,
-        block_hashes: Hashes,
+        token_ids: _Ints,
+        block_hashes: _Hashes,
         parent: int | bytes | None = None,
         dp_rank: int | None = None,
         *,
@@ -100,7 +103,7 @@ class EventChannel:
         is_eagle: bool = False,
         block_mm_infos: Sequence[Mapping[str, Any] | None] | None = None,
     ) -> int: ...
-    def publish_removed(self, block_hashes: Hashes, dp_rank: int | None = None) -> None: ...
+    def publish_removed(self, block_hashes: _Hashes, dp_rank: int | None = None) -> None: ...
     def publish_cleared(self, dp_rank: int | None = None) -> None: ...
     def publish_load(self, dp_rank: int | None = None, **numbers: float | None) -> None: ...
     def flush(self) -> None: ...
@@ -155,7 +158,8 @@ class EventSubscriber:
 class EventSource:
     worker_id: int
     endpoint: str
-    def __init__(self) -> None: ...
+    # Refuses: EventSubscriber.add() makes them.
+    def __init__(self, *args: object, **kwargs: object) -> Never: ...
     def expect(self) -> None: ...
     def stats(self) -> SourceStats: ...
     def close(self) -> None: ...

@@ -22,9 +22,10 @@ from dynamo.c_events cimport (
     DYN_EVENT_CLEARED, DYN_EVENT_INNER, DYN_EVENT_REMOVED, DYN_EVENT_ROUTER, DYN_EVENT_STORED, DYN_LOAD_FIELDS,
     DYN_LOAD_GPU_CACHE_USAGE_PERC, DYN_WIRE_ENGINE, DYN_WIRE_PLANE, dyn_event,
     dyn_event_hash_of_bytes, dyn_event_pub_endpoint, dyn_event_pub_flush, dyn_event_pub_free, dyn_event_pub_get_stats,
-    dyn_event_pub_new, dyn_event_pub_options, dyn_event_pub_replay_endpoint, dyn_event_pub_send, dyn_event_pub_send_load,
-    dyn_event_pub_sink, dyn_event_pub_stats, dyn_event_queue_dropped, dyn_event_queue_fd, dyn_event_queue_free,
-    dyn_event_queue_new, dyn_event_queue_on_event, dyn_event_queue_take, dyn_event_source_options,
+    dyn_event_pub_new, dyn_event_pub_options, dyn_event_pub_replay_endpoint, dyn_event_pub_send,
+    dyn_event_pub_send_load, dyn_event_pub_sink, dyn_event_pub_stats, dyn_event_queue_dropped, dyn_event_queue_fd,
+    dyn_event_queue_free, dyn_event_queue_new, dyn_event_queue_on_event, dyn_event_queue_take,
+    dyn_event_source_options,
     dyn_event_source_stats, dyn_event_sub_add, dyn_event_sub_expect, dyn_event_sub_free, dyn_event_sub_get_stats,
     dyn_event_sub_new, dyn_event_sub_remove, dyn_event_sub_show, dyn_event_text, dyn_event_text_free,
     dyn_load, dyn_load_field, dyn_load_field_name, dyn_load_table_free, dyn_load_table_get, dyn_load_table_new,
@@ -225,7 +226,8 @@ cdef class EventChannel:
     """
 
     def __init__(self, worker_id, subject="", *, endpoint="tcp://127.0.0.1:0", replay_endpoint="tcp://127.0.0.1:0",
-                 wire="plane", dp_rank=0, block_size=0, hwm=0, ring_batches=0, ring_bytes=0, batch_ms=0, connect=False, publisher_id=None):
+                 wire="plane", dp_rank=0, block_size=0, hwm=0, ring_batches=0, ring_bytes=0, batch_ms=0, connect=False,
+                 publisher_id=None):
         cdef dyn_event_pub_options options
         cdef unsigned long long worker, publisher
         memset(&options, 0, sizeof(options))
@@ -401,7 +403,10 @@ cdef class EventChannel:
         check(dyn_event_pub_flush(self.live()))
 
     def stats(self):
-        """Counters: next_sequence, events, blocks, bytes, replays, replayed_batches, ring_first, ring_batches, ring_bytes."""
+        """What was sent.
+
+        Keys: next_sequence, events, blocks, bytes, replays, replayed_batches, ring_first, ring_batches, ring_bytes.
+        """
         cdef dyn_event_pub_stats s
         dyn_event_pub_get_stats(self.live(), &s)
         return {
@@ -541,7 +546,8 @@ cdef class EventSubscriber:
     """One C thread that listens to many publishers and writes what they say into indexes, without the GIL.
 
     Missed batches are fetched from the publisher's replay endpoint; a publisher that was started again has its worker
-    cleared and rebuilt; a worker whose events do not come is named in a warning, in `EventSource.stats()` and in metrics.
+    cleared and rebuilt; a worker whose events do not come is named in a warning, in `EventSource.stats()` and in
+    metrics.
 
     Parameters
     ----------
@@ -689,9 +695,10 @@ cdef class EventSource:
         return {
             "worker_id": s.worker_id, "connected": bool(s.connected), "silent": bool(s.silent),
             "replaying": bool(s.replaying), "known": bool(s.known), "next_sequence": s.next_sequence,
-            "batches": s.batches, "events": s.events, "blocks": s.blocks, "loads": s.loads, "gaps": s.gaps, "lost": s.lost,
-            "restarts": s.restarts, "replays": s.replays, "replayed": s.replayed, "replay_failures": s.replay_failures,
-            "malformed": s.malformed, "refused": s.refused, "other_tier": s.other_tier,
+            "batches": s.batches, "events": s.events, "blocks": s.blocks, "loads": s.loads, "gaps": s.gaps,
+            "lost": s.lost, "restarts": s.restarts, "replays": s.replays, "replayed": s.replayed,
+            "replay_failures": s.replay_failures, "malformed": s.malformed, "refused": s.refused,
+            "other_tier": s.other_tier,
             "age": None if s.last_event_ns == 0 else max(0.0, (<double>dyn_now_ns() - <double>s.last_event_ns) / 1e9),
             "unknown": s.decoder.unknown, "wrong_block_size": s.decoder.wrong_block_size,
             "short_of_tokens": s.decoder.short_of_tokens, "ignored_kind": s.decoder.ignored_kind,

@@ -3,6 +3,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import disjoint_base
+
+# Shared between the extensions; Python has no use for it.
+@disjoint_base
+class Tokens: ...
 
 def compute_block_hash_for_seq(
     tokens: Any,

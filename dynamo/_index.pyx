@@ -134,7 +134,8 @@ cdef class OverlapScores:
         cdef size_t i
         cdef dyn_overlap *row = self.rows()
         from dynamo._html import html_table
-        rows = sorted(((row[i].blocks, row[i].worker, row[i].dp_rank, row[i].held) for i in range(self.count)), reverse=True)
+        rows = sorted(
+            ((row[i].blocks, row[i].worker, row[i].dp_rank, row[i].held) for i in range(self.count)), reverse=True)
         rows = [(f"{worker:x}", rank, blocks, held) for blocks, worker, rank, held in rows]
         return html_table("OverlapScores", rows, ("worker", "rank", "leading blocks", "all its blocks"))
 
@@ -217,7 +218,8 @@ cdef dict stats_dict(dyn_index_stats *s):
 
 
 cdef class RadixTree:
-    """RadixTree(expiration_duration_secs=None, *, max_bytes=0, aliases=False)\n--\n\nAn index of cached blocks, kept by the events of the workers.
+    """RadixTree(expiration_duration_secs=None, *, max_bytes=0, aliases=False)\n--\n\n\
+An index of cached blocks, kept by the events of the workers.
 
     Parameters
     ----------
@@ -530,7 +532,8 @@ cdef class RadixTree:
 
 
 cdef class ApproxTree:
-    """ApproxTree(ttl_secs=120.0, *, max_bytes=0)\n--\n\nAn index without events: a worker to which a sequence was routed holds its blocks for a while.
+    """ApproxTree(ttl_secs=120.0, *, max_bytes=0)\n--\n\n\
+An index without events: a worker to which a sequence was routed holds its blocks for a while.
 
     Parameters
     ----------

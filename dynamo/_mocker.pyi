@@ -1,10 +1,9 @@
 import asyncio
 from collections.abc import Callable
-from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import disjoint_base
+from typing_extensions import Self, disjoint_base
 
 from dynamo._mailbox import Receiver
 
@@ -13,14 +12,14 @@ class MockerStream:
     request: int
     cached_tokens: int | None
     finished: bool
-    def __init__(self, loop: asyncio.AbstractEventLoop, request: int) -> None: ...
+    def __new__(cls, loop: asyncio.AbstractEventLoop, request: int) -> Self: ...
     def take(self) -> list[int]: ...
     async def wait(self) -> None: ...
 
 @disjoint_base
 class MockerEngine(Receiver):
-    def __init__(
-        self,
+    def __new__(
+        cls,
         loop: asyncio.AbstractEventLoop,
         *,
         speedup: float = 1.0,
@@ -38,7 +37,7 @@ class MockerEngine(Receiver):
         preemption: str = "newest",
         token_low: int = 1000,
         token_high: int = 32000,
-    ) -> None: ...
+    ) -> Self: ...
     def submit(self, tokens: NDArray[np.uint32], output: int) -> MockerStream: ...
     def cancel(self, stream: MockerStream) -> None: ...
     def clear(self) -> None: ...

@@ -1,6 +1,6 @@
 # cython: boundscheck=False, wraparound=False
 """The replay of traces in C, for `dynamo.replay`."""
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from dynamo._errors cimport check
 from dynamo.c_common cimport DYN_ECANCELED

@@ -1,4 +1,4 @@
-"""Picking a worker: hash, find, cost, book. The shape of the peer's figure: 8 ranks, blocks of 16, approximate index."""
+"""Picking a worker: hash, find, cost, book; like the peer's figure with 8 ranks, blocks of 16, approximate index."""
 
 import asyncio
 import random

@@ -90,6 +90,10 @@ class Result:
         return Comparison([self])._repr_html_()
 
 
+def _show(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:,.1f}" if value < 1e5 else f"{value:,.0f}"
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """Results of one trace under several routers: prints as a table, shows itself in a notebook."""
@@ -104,8 +108,7 @@ class Comparison:
 
     def _cells(self) -> list[list[str]]:
         rows = [result.row() for result in self.results]
-        show = lambda value: value if isinstance(value, str) else f"{value:,.1f}" if value < 1e5 else f"{value:,.0f}"  # noqa: E731
-        return [list(rows[0])] + [[show(value) for value in row.values()] for row in rows]
+        return [list(rows[0])] + [[_show(value) for value in row.values()] for row in rows]
 
     def __str__(self) -> str:
         cells = self._cells()
@@ -206,7 +209,7 @@ def run(
         trace=trace.name,
         summary=summary,
         wall_seconds=time.perf_counter() - start,
-        **{name: columns[name] for name in columns.dtype.names},
+        **{name: columns[name] for name in columns.dtype.names or ()},
     )
 
 

@@ -86,6 +86,7 @@ def test_two_block_sizes_must_be_one():
 
 def test_models_are_found_on_this_machine_or_not_at_all(tmp_path, monkeypatch, tiny_gguf):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # from here "../../etc" is no folder, wherever the checkout lies
     assert asyncio.run(fetch_model(str(tiny_gguf))) == str(tiny_gguf)
     with pytest.raises(Unavailable, match="does not download"):
         asyncio.run(fetch_model("org/model"))

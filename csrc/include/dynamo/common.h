@@ -51,7 +51,7 @@ extern "C" {
     X(EAGAIN, -19, "try again later")                  \
     X(ENOSPC, -20, "no space left")                    \
     X(ENOTSUP, -21, "not supported here")              \
-    X(EBUSY, -22, "in use")                                                                       \
+    X(EBUSY, -22, "in use")                            \
     X(EBLOCK, -23, "the event does not fit what the index holds")
 
 enum dyn_error {
