@@ -467,7 +467,8 @@ async def main():
     print((await reader.readuntil(b"hello"))[-5:].decode())
 asyncio.run(main())
 """
-    process = run_python("-c", program)
+    # 3.12 warns of any fork beside threads.
+    process = run_python("-W", "ignore:This process:DeprecationWarning", "-c", program)
     out, _ = process.communicate(timeout=20)
     assert (process.returncode, out.strip()) == (0, "hello")
 

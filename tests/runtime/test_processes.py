@@ -12,6 +12,7 @@ from dynamo import errors
 from dynamo.runtime import DistributedRuntime
 
 PATIENCE = 30.0
+FORKS_BESIDE_THREADS = "ignore:This process:DeprecationWarning"  # what 3.12 says of every such fork
 
 WORKER = """
 import asyncio, os, sys
@@ -294,7 +295,7 @@ if pid == 0:
     sys.exit(0)
 print("status", os.waitpid(pid, 0)[1], asyncio.run(once()), flush=True)
 """
-    process = run_python("-c", code)
+    process = run_python("-W", FORKS_BESIDE_THREADS, "-c", code)
     out, _ = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (0, "[7]\nchild [7]\nstatus 0 [7]\n")
 
@@ -334,7 +335,7 @@ async def main():
 
 asyncio.run(asyncio.wait_for(main(), 20))
 """
-    process = run_python("-c", code)
+    process = run_python("-W", FORKS_BESIDE_THREADS, "-c", code)
     out, _ = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (0, "0 [0, 1, 2]\n")
 
