@@ -9,7 +9,8 @@ import dynamo
 SYSTEM = ("libc.so", "libm.so", "libdl.so", "librt.so", "libpthread.so", "libgcc_s", "libstdc++", "ld-linux", "libz.so")
 missing_extra = {"jinja2", "tokenizers", "rich", "xllamacpp", "gguf", "matplotlib"}
 for module in pkgutil.walk_packages(dynamo.__path__, "dynamo."):
-    if module.name.endswith("__main__"):
+    # The C library lies among the modules and ends like one.
+    if module.name.endswith("__main__") or module.name == "dynamo.libdynamo":
         continue
     try:
         importlib.import_module(module.name)

@@ -14,7 +14,7 @@ import zipfile
 
 def debian_copyright(library: str) -> tuple[str, bytes]:
     """The Debian package of a library such as libuv.so.1.0.0, and its copyright file."""
-    stem = re.sub(r"-[0-9a-f]{8}(?=\.so)", "", library)
+    stem = re.sub(r"-[0-9a-f]{8}(?=\.)", "", library, count=1)  # before the first dot, as in libpgm-5-0123abcd.3.so.0
     known = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
     stem = stem.split(".so")[0] + ".so"
     paths = [line.split(" => ")[1] for line in known.splitlines() if line.strip().startswith(stem)]
