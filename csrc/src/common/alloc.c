@@ -3,15 +3,7 @@
 
 #include "common/common.h"
 
-/* Leak checkers know malloc, not mmap. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define PAGES_FROM_MALLOC 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define PAGES_FROM_MALLOC 1
-#endif
-#endif
-
+enum { HUGE_PAGE = 1 << 21 }; /* bytes */
 _Thread_local int dyn__fail_after = -1;
 
 static bool refused(void)
@@ -52,19 +44,30 @@ void dyn__free(void *memory)
 void *dyn__pages(size_t size)
 {
     if (refused()) return NULL;
-#ifdef PAGES_FROM_MALLOC
+#ifdef DYN__SANITIZED
     void *memory = NULL;
     return posix_memalign(&memory, 4096, size) == 0 ? memset(memory, 0, size) : NULL;
 #else
-    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return memory != MAP_FAILED ? memory : NULL;
+    size_t extra = size >= HUGE_PAGE ? HUGE_PAGE : 0; /* to align by; given back */
+    char *memory = mmap(NULL, size + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return NULL;
+    if (extra > 0) {
+        size_t before = -(uintptr_t)memory & (HUGE_PAGE - 1);
+        if (before > 0) munmap(memory, before);
+        memory += before;
+        if (extra > before) munmap(memory + size, extra - before);
+#ifdef MADV_HUGEPAGE
+        madvise(memory, size, MADV_HUGEPAGE); /* refused where there are none: fine */
+#endif
+    }
+    return memory;
 #endif
 }
 
 void dyn__pages_free(void *memory, size_t size)
 {
     if (memory == NULL) return;
-#ifdef PAGES_FROM_MALLOC
+#ifdef DYN__SANITIZED
     (void)size;
     free(memory);
 #else

@@ -20,7 +20,15 @@ void *dyn__aligned(size_t alignment, size_t size); /* dyn__free() frees it too *
 void dyn__free(void *memory);
 /* Zeroed whole pages, straight from the system and back to it: for large blocks that come and go, which would leave
  * holes in the heap. */
-void *dyn__pages(size_t size);
+/* Leak checkers know malloc, not mmap: there dyn__pages is malloc, and who keeps pages for later should not. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define DYN__SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define DYN__SANITIZED 1
+#endif
+#endif
+void *dyn__pages(size_t size); /* zeroed; from 2 MiB on aligned to that and, where the system can, huge */
 void dyn__pages_free(void *memory, size_t size); /* the same size; NULL is allowed */
 char *dyn__strdup(const char *text);
 char *dyn__strndup(const char *text, size_t length);

@@ -68,11 +68,12 @@ void dyn_index_unref(dyn_index *self)
         dyn__leaf *leaf = DYN__GET(self->top[i]);
         if (leaf == NULL) break;
         for (int j = 0; j < 1 << DYN__LEAF_BITS; j++) {
-            dyn__index_free(self, DYN__GET(leaf->at[j]), sizeof(dyn__chunk));
+            dyn__chunk_free(self, DYN__GET(leaf->at[j]));
             dyn__index_free(self, DYN__GET(leaf->used[j]), sizeof(dyn__used));
         }
         dyn__index_free(self, leaf, sizeof(*leaf));
     }
+    dyn__pool_free(self);
     assert(DYN__GET(self->bytes) == sizeof(*self)); /* I7 */
     pthread_mutex_destroy(&self->lock);
     dyn__free(self);
@@ -106,7 +107,8 @@ int dyn__store(dyn_index *self, uint32_t slot, uint32_t parent, const uint64_t *
         }
         for (size_t i = 0; i < n && n > 1 && !fresh; i++) {
             uint32_t guess = dyn__guess(&self->places, hashes[i]);
-            if (guess != 0) DYN__PREFETCH(dyn__entry_of(self, guess));
+            if (guess == 0) break; /* as good as always what follows is new, too */
+            dyn__prefetch_entry(self, guess);
         }
         for (size_t i = 0; i < n; i++) {
             uint64_t name = names == NULL ? 0 : names[start + i];
@@ -209,7 +211,7 @@ static void prefetch_named(const dyn_index *self, const uint64_t *names, size_t 
     for (size_t i = 0; i < count; i++) dyn__prefetch_name(self, names[i]);
     for (size_t i = 0; i < count; i++) {
         guess[i] = dyn__guess(&self->names, dyn__name_hash(&self->keys, names[i]));
-        if (guess[i] != 0) DYN__PREFETCH(dyn__entry_of(self, guess[i]));
+        if (guess[i] != 0) dyn__prefetch_entry(self, guess[i]);
     }
     for (size_t i = 0; i < count; i++)
         if (guess[i] != 0)

@@ -28,7 +28,7 @@ static int take_id(dyn_index *self, uint32_t *out)
             DYN__SET_RELEASE(leaf->used[at], used);
             self->entry_bytes += sizeof(*used);
         }
-        dyn__chunk *chunk = dyn__index_alloc(self, sizeof(*chunk), 64);
+        dyn__chunk *chunk = dyn__chunk_new(self);
         if (chunk == NULL) return dyn__index_no_memory(self);
         for (int i = 0; i < DYN__CHUNK; i++) DYN__SET(chunk->entry[i].parent, DYN__FREE);
         DYN__SET_RELEASE(leaf->at[at], chunk);
@@ -107,15 +107,15 @@ int dyn__entry_make(dyn_index *self, uint32_t parent, uint64_t place, uint64_t p
 {
     int rc;
     uint32_t id = 0;
-    bool edge, named = false;
+    bool edge, named = !self->nameless;
     uint64_t name_hash = 0;
     dyn__segment *places, *names = NULL;
 
     if ((rc = dyn__lines_reserve(self, DYN__PLACES, place_hash, &places)) < 0) return rc;
-    if (!self->nameless && dyn__first_named(self, name) == 0) {
-        named = true;
+    if (named) {
         name_hash = dyn__name_hash(&self->keys, name);
         if ((rc = dyn__lines_reserve(self, DYN__NAMES, name_hash, &names)) < 0) return rc;
+        named = dyn__named_in(self, names, name, name_hash) == 0;
     }
     if ((rc = take_id(self, &id)) < 0) return rc;
     dyn__entry *entry = dyn__entry_of(self, id);

@@ -2,7 +2,7 @@
  *
  *   place of a block   P = mix(P of the block above) ^ tokens hash        keyed; the root has a secret place
  *
- *   places: table of lines       entries: chunks of 1024, never moved             sets, workers
+ *   places: table of lines       entries: chunks of 128, never moved              sets, workers
  *   +--------+--------------+    +----------------------------------------+     +----------------------+
  *   | tags   | ids of up to |--->| place, set, parent | name | first child |-->| bit set of slots     |
  *   | (bytes)| 12 entries   |    +----------------------------------------+     | slot -> (worker, dp) |
@@ -18,7 +18,7 @@
  * I4  Where a worker holds an entry but not the one above, the first entry of that tree is TANGLED.
  * I5  sets[v].refs is the number of entries whose set is v; no two sets are equal; none has fewer than 2 members.
  * I6  workers[s].held is the number of entries that s is in.
- * I7  bytes is the sum of all sizes asked of dyn__index_alloc and not yet given back.
+ * I7  bytes is the sum of all sizes asked of dyn__index_alloc and not yet given back, with what the pool has touched in place of what it gave out.
  */
 #ifndef DYN_SRC_INDEX_INSIDE_H
 #define DYN_SRC_INDEX_INSIDE_H
@@ -41,10 +41,10 @@ typedef struct dyn__retired {
 /* ---- a table from 64-bit hashes to entry ids: lines of 12, one cache line each */
 enum { DYN__LINE = 12 };
 typedef struct dyn__line {
-    _Atomic uint64_t tags_low;  /* tags of ids 0..7; 0 is an empty place */
-    _Atomic uint32_t tags_high; /* tags of ids 8..11 */
-    _Atomic uint32_t passed;    /* how many ids that belong here or before are in a later line */
-    _Atomic uint32_t id[DYN__LINE];
+    _Atomic uint64_t tags_low;      /* tags of ids 0..7; 0 is an empty place */
+    _Atomic uint32_t tags_high;     /* tags of ids 8..11 */
+    _Atomic uint32_t passed;        /* how many ids that belong here or before are in a later line */
+    _Atomic uint32_t id[DYN__LINE]; /* and in the upper 3 bits the next bits of its hash: see dyn__next_bits */
 } dyn__line;
 typedef struct dyn__segment {
     dyn__retired retired;
@@ -71,7 +71,7 @@ typedef struct dyn__map {
 } dyn__map;
 
 /* ---- entries */
-enum { DYN__CHUNK_BITS = 10, DYN__LEAF_BITS = 9, DYN__TOP_BITS = 10, DYN__CHUNK = 1 << DYN__CHUNK_BITS };
+enum { DYN__CHUNK_BITS = 7, DYN__LEAF_BITS = 11, DYN__TOP_BITS = 11, DYN__CHUNK = 1 << DYN__CHUNK_BITS };
 #define DYN__ID_MASK UINT32_C(0x1fffffff)
 _Static_assert(DYN__CHUNK_BITS + DYN__LEAF_BITS + DYN__TOP_BITS == 29, "ids are 29 bits; 0 is the root");
 /* 28 bytes side by side: whoever needs one field mostly needs them all, and memory is slow. */
@@ -92,7 +92,7 @@ _Static_assert(sizeof(dyn__entry) == 28, "seven words");
 #define DYN__UNNAMED UINT32_C(0x20000000) /* child: not in `names` */
 #define DYN__MANY UINT32_C(0x80000000)    /* set */
 typedef struct dyn__chunk {
-    dyn__entry entry[DYN__CHUNK]; /* 7 pages */
+    dyn__entry entry[DYN__CHUNK]; /* 8 of them are 7 pages, any page has room for one */
 } dyn__chunk;
 typedef struct dyn__used {
     _Atomic uint64_t bits[DYN__CHUNK / 64];
@@ -142,6 +142,20 @@ typedef struct dyn__limbo {
     size_t bytes, count;
 } dyn__limbo;
 
+/* Pages for segments and chunks. */
+enum { DYN__POOL_PAGES = 16 }; /* the most that one of them has */
+typedef struct dyn__pool {
+    struct dyn__arena {
+        struct dyn__arena *next;
+        void *memory;
+        size_t size;
+    } *arenas;
+    char *at, *scrap;                 /* the rest of the newest arena; the rest of what is being cut into chunks */
+    size_t left, scrap_left, counted; /* counted: its part of bytes */
+    bool huge;
+    void *warm[DYN__POOL_PAGES + 1]; /* what came back, by number of pages; linked through the first word */
+} dyn__pool;
+
 struct dyn_index {
     dyn__gate gate[DYN__GATES];
     _Alignas(64) _Atomic uint64_t epoch;
@@ -168,6 +182,7 @@ struct dyn_index {
         uint32_t room, used, next_id, free_id;
     } interned;
     dyn__limbo limbo[2];
+    dyn__pool pool;
     size_t entry_bytes, table_bytes;
 };
 
@@ -180,6 +195,9 @@ void dyn__retire_set(dyn_index *self, dyn__set *set);
 void dyn__retire_entry(dyn_index *self, uint32_t id);
 void dyn__retire_worker(dyn_index *self, uint32_t slot);
 bool dyn__advance(dyn_index *self); /* use again what no reader can have; false: a reader of the last epoch is inside */
+dyn__chunk *dyn__chunk_new(dyn_index *self);
+void dyn__chunk_free(dyn_index *self, dyn__chunk *chunk);
+void dyn__pool_free(dyn_index *self);
 void dyn__limbo_flush(dyn_index *self); /* nobody is inside any more */
 void dyn__limbo_tend(dyn_index *self);  /* at the end of a change */
 
@@ -228,6 +246,7 @@ void dyn__touch(dyn_index *self, uint32_t id); /* the clock hand shall pass it b
 /* names.c */
 uint32_t dyn__named(const dyn_index *self, uint32_t slot, uint64_t name, bool to_remove); /* entry or 0 */
 uint32_t dyn__first_named(const dyn_index *self, uint64_t name);
+uint32_t dyn__named_in(const dyn_index *self, const dyn__segment *segment, uint64_t name, uint64_t hash);
 int dyn__name_stored(dyn_index *self, uint32_t id, uint32_t slot, uint64_t name, bool joined);
 void dyn__name_dropped(dyn_index *self, uint32_t id, uint32_t slot);
 
@@ -279,6 +298,13 @@ static inline _Atomic uint64_t *dyn__used_of(const dyn_index *self, uint32_t id)
 static inline dyn__entry *dyn__entry_of(const dyn_index *self, uint32_t id)
 {
     return &dyn__chunk_of(self, id)->entry[id & (DYN__CHUNK - 1)];
+}
+/* It may lie in two lines. */
+static inline void dyn__prefetch_entry(const dyn_index *self, uint32_t id)
+{
+    const dyn__entry *entry = dyn__entry_of(self, id);
+    DYN__PREFETCH(&entry->place);
+    DYN__PREFETCH(&entry->child);
 }
 static inline dyn__loose_u64 *dyn__name_of(const dyn_index *self, uint32_t id)
 {
@@ -335,6 +361,16 @@ static inline uint32_t dyn__zero_bytes4(uint32_t x)
     const uint32_t low7 = UINT32_C(0x7f7f7f7f);
     return ~(((x & low7) + low7) | x | low7);
 }
+/* The bits of a hash that the next splits of a segment of this depth look at: so that a split need not read entries. */
+enum { DYN__NEXT_BITS = 3, DYN__NEXT_SHIFT = 29 };
+static inline uint32_t dyn__next_bits(uint64_t hash, uint32_t depth)
+{
+    return (uint32_t)(hash << depth / DYN__NEXT_BITS * DYN__NEXT_BITS >> 61) << DYN__NEXT_SHIFT;
+}
+static inline uint32_t dyn__id_in(const dyn__line *line, int at)
+{
+    return DYN__GET_ACQUIRE(line->id[at]) & DYN__ID_MASK;
+}
 /* The places of a line whose tag this is: high bits of the bytes of two words. */
 typedef struct dyn__match {
     uint64_t low;
@@ -379,7 +415,7 @@ static inline uint32_t dyn__guess(const dyn__lines *table, uint64_t hash)
     const dyn__line *line = &segment->at[dyn__home(segment, hash)];
     dyn__match match = dyn__tags_match(line, dyn__tag(hash));
     int at = dyn__match_next(&match);
-    return at >= 0 ? DYN__GET_ACQUIRE(line->id[at]) : 0;
+    return at >= 0 ? dyn__id_in(line, at) : 0;
 }
 /* The entry at this place, or 0. For readers inside and for the writer. */
 static inline uint32_t dyn__at_place(const dyn_index *self, uint64_t place, uint64_t hash)
@@ -391,7 +427,7 @@ static inline uint32_t dyn__at_place(const dyn_index *self, uint64_t place, uint
         const dyn__line *line = &segment->at[i];
         dyn__match match = dyn__tags_match(line, dyn__tag(hash));
         for (int at; (at = dyn__match_next(&match)) >= 0;) {
-            uint32_t id = DYN__GET_ACQUIRE(line->id[at]);
+            uint32_t id = dyn__id_in(line, at);
             if (dyn__entry_of(self, id)->place == place) return id;
         }
         if (DYN__GET_ACQUIRE(line->passed) == 0) return 0;

@@ -7,10 +7,124 @@
  */
 #include "index/inside.h"
 
-enum { PAGE = 4096 }; /* what is a multiple of it comes from the system itself */
+/* In bytes. What is a multiple of PAGE comes from the pool, or is too large for it and comes from the system itself. */
+enum { PAGE = 4096, ARENA = 1 << 20, HUGE_PAGE = 1 << 21, CHUNKS = 8 * sizeof(dyn__chunk) };
+
+_Static_assert(CHUNKS % PAGE == 0, "some chunks are pages");
+
+/* ---- the pool: arenas, whole huge pages as soon as one is a 16th of all. A segment that came back becomes another of its
+ * size, or chunks: while an index grows, its entries want more than splits give back. Where the size is bounded there is no
+ * pool: what waits in it could not be had for anything else. */
+static bool pooled(const dyn_index *self, size_t size)
+{
+#ifdef DYN__SANITIZED
+    (void)self, (void)size;
+    return false;
+#else
+    return !self->bounded && size % PAGE == 0 && size <= (size_t)DYN__POOL_PAGES * PAGE;
+#endif
+}
+
+static void give(dyn_index *self, void *memory, size_t size)
+{
+    void **list = &self->pool.warm[size / PAGE];
+    *(void **)memory = *list;
+    *list = memory;
+}
+
+static void *take_warm(dyn_index *self, size_t pages)
+{
+    void **list = &self->pool.warm[pages], **memory = *list;
+    if (memory == NULL) return NULL;
+    *list = *memory;
+    return memory;
+}
+
+/* Pages that were not touched are not memory yet; a huge one is memory as a whole. */
+static void count_in(dyn_index *self, size_t size)
+{
+    self->pool.counted += size;
+    DYN__ADD(self->bytes, size);
+}
+
+static bool add_arena(dyn_index *self, size_t size)
+{
+    dyn__pool *pool = &self->pool;
+    struct dyn__arena *new = dyn__malloc(sizeof(*new));
+    if (new == NULL) return false;
+    *new = (struct dyn__arena){pool->arenas, dyn__pages(size), size};
+    if (new->memory == NULL) {
+        dyn__free(new);
+        return false;
+    }
+    if (pool->left > 0) { /* less than DYN__POOL_PAGES, as it was not enough */
+        if (!pool->huge) count_in(self, pool->left);
+        give(self, pool->at, pool->left);
+    }
+    pool->arenas = new;
+    pool->at = new->memory;
+    pool->left = size;
+    pool->huge = size >= HUGE_PAGE;
+    count_in(self, sizeof(*new) + (pool->huge ? size : 0));
+    return true;
+}
+
+static void *take(dyn_index *self, size_t size)
+{
+    dyn__pool *pool = &self->pool;
+    void *memory = take_warm(self, size / PAGE);
+    if (memory != NULL) return memset(memory, 0, size);
+    if (pool->left < size) {
+        size_t huge = pool->counted / 16 / HUGE_PAGE * HUGE_PAGE;
+        if (!add_arena(self, huge > 8 * HUGE_PAGE ? 8 * HUGE_PAGE : huge > 0 ? huge : ARENA) && !add_arena(self, size))
+            return NULL;
+    }
+    memory = pool->at;
+    pool->at += size;
+    pool->left -= size;
+    if (!pool->huge) count_in(self, size);
+    /* A page that is first read, then written to faults twice. */
+    for (size_t i = 0; i < size; i += PAGE) *((volatile char *)memory + i) = 0;
+    return memory;
+}
+
+dyn__chunk *dyn__chunk_new(dyn_index *self)
+{
+    dyn__pool *pool = &self->pool;
+    if (!pooled(self, PAGE)) return dyn__index_alloc(self, sizeof(dyn__chunk), 64);
+    if (pool->scrap_left < sizeof(dyn__chunk)) {
+        size_t pages = DYN__POOL_PAGES;
+        while (pages > 0 && pool->warm[pages] == NULL) pages--;
+        if (pages == 0) pages = CHUNKS / PAGE;
+        char *scrap = take(self, pages * PAGE);
+        if (scrap == NULL) return NULL;
+        pool->scrap = scrap;
+        pool->scrap_left = pages * PAGE;
+    }
+    dyn__chunk *new = (dyn__chunk *)pool->scrap;
+    pool->scrap += sizeof(*new);
+    pool->scrap_left -= sizeof(*new);
+    return new;
+}
+
+void dyn__chunk_free(dyn_index *self, dyn__chunk *chunk)
+{
+    if (!pooled(self, PAGE)) dyn__index_free(self, chunk, sizeof(*chunk)); /* else it is part of an arena */
+}
+
+void dyn__pool_free(dyn_index *self)
+{
+    DYN__SUB(self->bytes, self->pool.counted);
+    for (struct dyn__arena *arena = self->pool.arenas, *next; arena != NULL; arena = next) {
+        next = arena->next;
+        dyn__pages_free(arena->memory, arena->size);
+        dyn__free(arena);
+    }
+}
 
 void *dyn__index_alloc(dyn_index *self, size_t size, size_t alignment)
 {
+    if (pooled(self, size)) return take(self, size);
     size_t bytes = DYN__GET(self->bytes);
     if (self->bounded && (size > self->max_bytes || bytes > self->max_bytes - size)) return NULL;
     void *memory = size % PAGE == 0 ? dyn__pages(size)
@@ -31,6 +145,10 @@ int dyn__index_no_memory(const dyn_index *self)
 void dyn__index_free(dyn_index *self, void *memory, size_t size)
 {
     if (memory == NULL) return;
+    if (pooled(self, size)) {
+        give(self, memory, size);
+        return;
+    }
     DYN__SUB(self->bytes, size);
     if (size % PAGE == 0)
         dyn__pages_free(memory, size);
@@ -116,7 +234,7 @@ bool dyn__advance(dyn_index *self)
 void dyn__limbo_tend(dyn_index *self)
 {
     const dyn__limbo *now = limbo_now(self);
-    if (now->count >= 256 || now->bytes >= 65536) dyn__advance(self);
+    if (now->count >= 256 || DYN__GET(self->limbo_bytes) >= 32768) dyn__advance(self);
 }
 
 void dyn__limbo_flush(dyn_index *self)

@@ -12,7 +12,7 @@
  */
 #include "index/inside.h"
 
-enum { PAGE = 4096, PAGE_LINES = PAGE / sizeof(dyn__line), FULL_PAGES = 8, MAX_BITS = 24 };
+enum { PAGE = 4096, PAGE_LINES = PAGE / sizeof(dyn__line), FULL_PAGES = 8, MAX_BITS = 24, AHEAD = 3 };
 
 static size_t segment_size(uint32_t lines)
 {
@@ -50,23 +50,23 @@ static uint64_t hash_of(const dyn_index *self, dyn__which which, uint32_t id)
                                 : dyn__name_hash(&self->keys, *dyn__name_of(self, id));
 }
 
-static inline void insert(dyn__segment *segment, uint64_t hash, uint32_t id)
+static inline void insert(dyn__segment *segment, uint32_t home, uint8_t tag, uint32_t word)
 {
-    for (uint32_t i = dyn__home(segment, hash);; i = i + 1 == segment->lines ? 0 : i + 1) {
+    for (uint32_t i = home;; i = i + 1 == segment->lines ? 0 : i + 1) {
         dyn__line *line = &segment->at[i];
         uint64_t low = DYN__GET(line->tags_low), empty = dyn__zero_bytes(low);
         if (DYN__LIKELY(empty != 0)) { /* the id first, then the tag that makes it visible */
             int at = __builtin_ctzll(empty) >> 3;
-            DYN__SET_RELEASE(line->id[at], id);
-            DYN__SET_RELEASE(line->tags_low, low | (uint64_t)dyn__tag(hash) << at * 8);
+            DYN__SET_RELEASE(line->id[at], word);
+            DYN__SET_RELEASE(line->tags_low, low | (uint64_t)tag << at * 8);
             segment->used++;
             return;
         }
         uint32_t high = DYN__GET(line->tags_high), empty4 = dyn__zero_bytes4(high);
         if (empty4 != 0) {
             int at = __builtin_ctz(empty4) >> 3;
-            DYN__SET_RELEASE(line->id[8 + at], id);
-            DYN__SET_RELEASE(line->tags_high, high | (uint32_t)dyn__tag(hash) << at * 8);
+            DYN__SET_RELEASE(line->id[8 + at], word);
+            DYN__SET_RELEASE(line->tags_high, high | (uint32_t)tag << at * 8);
             segment->used++;
             return;
         }
@@ -76,7 +76,7 @@ static inline void insert(dyn__segment *segment, uint64_t hash, uint32_t id)
 
 void dyn__lines_insert(dyn__segment *segment, uint64_t hash, uint32_t id)
 {
-    insert(segment, hash, id);
+    insert(segment, dyn__home(segment, hash), dyn__tag(hash), id | dyn__next_bits(hash, segment->depth));
 }
 
 static dyn__segment *make_segment(dyn_index *self, uint32_t lines, uint32_t depth)
@@ -98,29 +98,46 @@ static void give_back(dyn_index *self, dyn__which which, dyn__retired *memory, s
         dyn__index_free(self, memory, size);
 }
 
-/* Move all ids to the one or two new segments: bit 0 or 1 after the depth of the old one. */
+static void prefetch_hashes(const dyn_index *self, dyn__which which, const dyn__line *line)
+{
+    for (int k = 0; k < DYN__LINE; k++) { /* an id that is no more is an entry all the same */
+        uint32_t id = dyn__id_in(line, k);
+        if (id == 0) continue;
+        const dyn__entry *entry = dyn__entry_of(self, id);
+        DYN__PREFETCH(which == DYN__PLACES ? &entry->place : &entry->name);
+    }
+}
+
+/* Move all ids to the one or two new segments: bit 0 or 1 after the depth of the old one. An id in its home line goes to
+ * the same line of a segment as large, and the line knows which of the two, mostly: then its entry is not read. */
 static void move(const dyn_index *self, dyn__which which, const dyn__segment *old, dyn__segment *const new[2])
 {
     uint32_t shift = new[0] == new[1] ? 63 : old->depth;
     uint64_t one = new[0] == new[1] ? 0 : 1;
+    bool known =
+        one == 1 && new[0]->depth % DYN__NEXT_BITS != 0 && new[0]->lines == old->lines && new[1]->lines == old->lines;
+    uint32_t next = 31 - old->depth % DYN__NEXT_BITS;
+    bool strangers = DYN__GET(old->at[old->lines - 1].passed) != 0; /* in this line: ids that belong to one before */
     for (uint32_t i = 0; i < old->lines; i++) {
         const dyn__line *line = &old->at[i];
+        bool plain = known && !strangers;
+        strangers = DYN__GET(line->passed) != 0;
         uint8_t tags[16] = {0};
         uint64_t low = DYN__GET(line->tags_low);
         uint32_t high = DYN__GET(line->tags_high);
         memcpy(tags, &low, 8);
         memcpy(tags + 8, &high, 4);
-        if (i + 1 < old->lines) {
-            for (int k = 0; k < DYN__LINE; k++) { /* an id that is no more is an entry all the same */
-                uint32_t id = DYN__GET(old->at[i + 1].id[k]);
-                if (id != 0) DYN__PREFETCH(dyn__entry_of(self, id));
-            }
-        }
+        if (i + AHEAD < old->lines && (!known || DYN__GET(old->at[i + AHEAD - 1].passed) != 0))
+            prefetch_hashes(self, which, &old->at[i + AHEAD]);
         for (int k = 0; k < DYN__LINE; k++) {
             if (tags[k] == 0) continue;
-            uint32_t id = DYN__GET(line->id[k]);
+            uint32_t word = DYN__GET(line->id[k]), id = word & DYN__ID_MASK;
+            if (plain) {
+                insert(new[word >> next & 1], i, tags[k], word);
+                continue;
+            }
             uint64_t hash = hash_of(self, which, id);
-            insert(new[hash << shift >> 63 & one], hash, id);
+            dyn__lines_insert(new[hash << shift >> 63 & one], hash, id);
         }
     }
 }
@@ -193,7 +210,7 @@ void dyn__lines_erase(dyn_index *self, dyn__which which, uint64_t hash, uint32_t
     int at;
     for (;; i = i + 1 == segment->lines ? 0 : i + 1) {
         dyn__match match = dyn__tags_match(&segment->at[i], dyn__tag(hash));
-        while ((at = dyn__match_next(&match)) >= 0 && DYN__GET(segment->at[i].id[at]) != id) continue;
+        while ((at = dyn__match_next(&match)) >= 0 && dyn__id_in(&segment->at[i], at) != id) continue;
         if (at >= 0) break;
     }
     dyn__line *line = &segment->at[i];
