@@ -2,7 +2,7 @@
 from dynamo.c_common cimport (
     DYN_EACCES, DYN_EAGAIN, DYN_EBLOCK, DYN_EBROKEN, DYN_EBUSY, DYN_ECANCELED, DYN_ECLOSED, DYN_ECONN, DYN_EEXIST,
     DYN_EINVAL, DYN_EIO, DYN_ELIMIT, DYN_ENOENT, DYN_ENOMEM, DYN_ENOSPC, DYN_ENOTSUP, DYN_EOVERLOAD, DYN_EPROTO,
-    DYN_ERANGE, DYN_EREMOTE, DYN_ESHUTDOWN, DYN_ETIMEDOUT, DYN_EUNAVAIL, dyn_error_clear, dyn_error_codes,
+    DYN_ERANGE, DYN_EREMOTE, DYN_ESHUTDOWN, DYN_ETIMEDOUT, DYN_ETRUNC, DYN_EUNAVAIL, dyn_error_clear, dyn_error_codes,
     dyn_error_detail, dyn_error_name, dyn_strerror)
 
 from dynamo import errors
@@ -31,6 +31,7 @@ _EXCEPTIONS = {
     DYN_ENOTSUP: NotImplementedError,
     DYN_EBUSY: OSError,
     DYN_EBLOCK: errors.BlockError,
+    DYN_ETRUNC: errors.Truncated,
 }
 
 

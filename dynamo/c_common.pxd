@@ -29,6 +29,7 @@ cdef extern from "dynamo/common.h" nogil:
         DYN_ENOTSUP
         DYN_EBUSY
         DYN_EBLOCK
+        DYN_ETRUNC
     const char *dyn_strerror(int code)
     const char *dyn_error_name(int code)
     const int *dyn_error_codes()

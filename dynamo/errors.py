@@ -18,6 +18,7 @@ __all__ = [
     "RemoteError",
     "RequestTimeout",
     "StreamBroken",
+    "Truncated",
     "Unavailable",
 ]
 
@@ -28,6 +29,10 @@ class DynamoError(Exception):
 
 class InvalidArgument(DynamoError, ValueError):
     """An argument, a message or a file is not what it must be."""
+
+
+class Truncated(InvalidArgument, EOFError):
+    """Bytes that begin well and end too early: with more of them they may be whole."""
 
 
 class NotFound(DynamoError, LookupError):

@@ -47,6 +47,30 @@ int main(void)
     for (size_t i = 0; i < TOKENS; i++)
         if (dyn_token_batch_append(batch, ids + i, NULL, NULL, 1) < 0) return 1;
     uint64_t batch_ns = dyn_now_ns() - start;
+    enum { SMALL = 1000, ROUNDS = 2000 };
+    static uint8_t wire[SMALL * 32];
+    dyn_token_batch *columns;
+    dyn_token_batch_head head = {0};
+    size_t wire_size;
+    if (dyn_token_batch_new(&columns, 0) < 0) return 1;
+    for (uint32_t i = 0; i < SMALL; i++) {
+        dyn_token token = {i, i, -0.5f, DYN_TOKEN_HAS_TEXT | DYN_TOKEN_HAS_LOGPROB, " token", 6};
+        if (dyn_token_batch_add(columns, &token) < 0) return 1;
+    }
+    start = dyn_now_ns();
+    for (int i = 0; i < ROUNDS; i++) {
+        if (dyn_token_batch_encoded_size(columns, &head, &wire_size) < 0 || wire_size > sizeof wire) return 1;
+        dyn_token_batch_encode(columns, &head, wire);
+    }
+    uint64_t encode_ns = dyn_now_ns() - start;
+    start = dyn_now_ns();
+    for (int i = 0; i < ROUNDS; i++) {
+        dyn_token_batch_clear(columns);
+        if (dyn_token_batch_decode(columns, wire, wire_size, &head, NULL) < 0) return 1;
+    }
+    uint64_t decode_ns = dyn_now_ns() - start;
+    printf("encode a batch of 1000          %6.1f ns/token\n", (double)encode_ns / ROUNDS / SMALL);
+    printf("decode it into columns          %6.1f ns/token\n", (double)decode_ns / ROUNDS / SMALL);
     printf("detokenise, one id a call       %6.1f ns/token\n", (double)detok_ns / TOKENS);
     printf("detokenise and 4 stop strings   %6.1f ns/token\n", (double)jail_ns / TOKENS);
     printf("append to a batch, one a call   %6.1f ns/token\n", (double)batch_ns / TOKENS);

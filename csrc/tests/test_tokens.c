@@ -343,9 +343,165 @@ static void a_failed_allocation_changes_nothing(void)
     dyn_vocab_unref(vocab);
 }
 
+static const dyn_token GREETING = {42, 0, -0.5f, DYN_TOKEN_HAS_TEXT | DYN_TOKEN_HAS_LOGPROB, "hello", 5};
+
+static void a_token_travels_as_its_golden_bytes(void)
+{
+    static const uint8_t want[] = {0, 0, 0, 42, 0, 0, 0, 0, 3, 0xbf, 0, 0, 0, 0, 5, 'h', 'e', 'l', 'l', 'o'};
+    uint8_t out[64];
+    size_t size, used;
+    dyn_token back;
+    CHECK_EQ(dyn_token_encoded_size(&GREETING, &size), DYN_OK);
+    CHECK_EQ(size, sizeof want);
+    CHECK(dyn_token_encode(&GREETING, out) == out + size);
+    CHECK(memcmp(out, want, sizeof want) == 0);
+    for (size_t cut = 0; cut < size; cut++) CHECK_EQ(dyn_token_decode(want, cut, &back, &used), DYN_ETRUNC);
+    CHECK_EQ(dyn_token_decode(want, size, &back, &used), DYN_OK);
+    CHECK(used == size && back.id == 42 && back.logprob == -0.5f && back.flags == 3 && back.text_size == 5);
+    const dyn_token empty = {9, 1, 0, DYN_TOKEN_HAS_TEXT, NULL, 0};
+    CHECK_EQ(dyn_token_encoded_size(&empty, &size), DYN_OK);
+    CHECK(size == 11 && dyn_token_encode(&empty, out) == out + 11 && memcmp(out + 8, "\1\0\0", 3) == 0);
+    const dyn_token large = {1, 0, 0, DYN_TOKEN_HAS_TEXT, "", 65536};
+    CHECK_EQ(dyn_token_encoded_size(&large, &size), DYN_ERANGE);
+}
+
+static dyn_token at(const dyn_token_batch *batch, size_t index)
+{
+    dyn_token token;
+    dyn_token_batch_get(batch, index, &token);
+    return token;
+}
+
+static void a_batch_travels_as_its_golden_bytes(void)
+{
+    static const uint8_t want[] = {1,   0,   0,   0,   1,   0,   3, 0, 0, 0, 1, 0, 0,   0,   0,   1,   0,
+                                   5,   'H', 'e', 'l', 'l', 'o', 0, 0, 0, 2, 0, 0, 0,   1,   1,   0,   1,
+                                   ' ', 0,   0,   0,   3,   0,   0, 0, 2, 1, 0, 5, 'W', 'o', 'r', 'l', 'd'};
+    const dyn_token_batch_head seq = {.has_sequence = true, .sequence = 1};
+    dyn_token_batch_head head;
+    dyn_token_batch *batch, *back;
+    uint8_t out[256];
+    size_t size, used;
+    CHECK_EQ(dyn_token_batch_new(&batch, 0), DYN_OK);
+    CHECK_EQ(dyn_token_batch_encoded_size(batch, &seq, &size), DYN_OK);
+    dyn_token_batch_encode(batch, &seq, out);
+    CHECK(size == 7 && memcmp(out, "\1\0\0\0\1\0\0", 7) == 0);
+    CHECK_EQ(dyn_token_batch_add(batch, &(dyn_token){1, 0, 0, DYN_TOKEN_HAS_TEXT, "Hello", 5}), DYN_OK);
+    CHECK_EQ(dyn_token_batch_add(batch, &(dyn_token){2, 1, 0, DYN_TOKEN_HAS_TEXT, " ", 1}), DYN_OK);
+    CHECK_EQ(dyn_token_batch_add(batch, &(dyn_token){3, 2, 0, DYN_TOKEN_HAS_TEXT, "World", 5}), DYN_OK);
+    CHECK_EQ(dyn_token_batch_encoded_size(batch, &seq, &size), DYN_OK);
+    CHECK_EQ(size, sizeof want);
+    dyn_token_batch_encode(batch, &seq, out);
+    CHECK(memcmp(out, want, sizeof want) == 0);
+    CHECK_EQ(dyn_token_batch_new(&back, 0), DYN_OK);
+    for (size_t cut = 0; cut < size; cut++) {
+        CHECK_EQ(dyn_token_batch_decode(back, want, cut, &head, &used), DYN_ETRUNC);
+        CHECK_EQ(dyn_token_batch_count(back), 0);
+    }
+    CHECK_EQ(dyn_token_batch_decode(back, want, size, &head, &used), DYN_OK);
+    CHECK(used == size && head.has_sequence && head.sequence == 1 && !head.final);
+    CHECK_EQ(dyn_token_batch_count(back), 3);
+    const char *text = dyn_token_batch_text(back, &size);
+    CHECK(size == 11 && memcmp(text, "Hello World", 11) == 0);
+    CHECK(at(back, 2).text_size == 5 && at(back, 2).id == 3 && at(back, 1).position == 1);
+    dyn_token_batch_free(batch);
+    dyn_token_batch_free(back);
+}
+
+static void texts_and_columns_mix(void)
+{
+    dyn_token_batch *batch, *part;
+    size_t size;
+    CHECK_EQ(dyn_token_batch_new(&batch, 0), DYN_OK);
+    CHECK_EQ(dyn_token_batch_append(batch, (uint32_t[]){5, 6}, NULL, (float[]){-1, NAN}, 2), DYN_OK);
+    CHECK(at(batch, 0).flags == DYN_TOKEN_HAS_LOGPROB && at(batch, 1).flags == 0);
+    CHECK_EQ(dyn_token_batch_add(batch, &GREETING), DYN_OK);
+    CHECK_EQ(dyn_token_batch_append(batch, (uint32_t[]){8}, NULL, NULL, 1), DYN_OK);
+    for (int i = 0; i < 200; i++) CHECK_EQ(dyn_token_batch_add(batch, &GREETING), DYN_OK);
+    CHECK(at(batch, 1).text_size == 0 && at(batch, 2).text_size == 5 && at(batch, 3).text_size == 0);
+    CHECK(at(batch, 203).text_size == 5 && at(batch, 3).position == 1);
+    CHECK_EQ(dyn_token_batch_new(&part, 0), DYN_OK);
+    CHECK_EQ(dyn_token_batch_extend(part, batch, 3, -1, 4), DYN_OK);
+    CHECK(at(part, 0).id == 8 && at(part, 1).text_size == 5 && at(part, 3).id == 5);
+    CHECK_EQ(dyn_token_batch_extend(part, part, 0, 1, 4), DYN_OK);
+    CHECK(dyn_token_batch_count(part) == 8 && at(part, 5).text_size == 5 && at(part, 5).text[4] == 'o');
+    CHECK_EQ(dyn_token_batch_extend(part, batch, 0, 2, 103), DYN_ERANGE);
+    CHECK_EQ(dyn_token_batch_extend(part, batch, 0, 2, 102), DYN_OK);
+    CHECK_EQ(dyn_token_batch_extend(part, batch, 204, 1, 1), DYN_ERANGE);
+    CHECK_EQ(dyn_token_batch_extend(part, batch, 3, -2, 3), DYN_ERANGE);
+    dyn_token_batch_clear(part);
+    dyn_token_batch_text(part, &size);
+    CHECK_EQ(size, 0);
+    dyn_token_batch_free(part);
+    dyn_token_batch_free(batch);
+}
+
+static void broken_text_is_replaced(void)
+{
+    dyn_token_batch *batch;
+    dyn_token_batch_head head;
+    size_t size;
+    static const uint8_t bytes[] = {4, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0xf9, 0, 4, 'a', 0xff, 0xc3, 0xa9, 7};
+    CHECK_EQ(dyn_token_batch_new(&batch, 0), DYN_OK);
+    CHECK_EQ(dyn_token_batch_decode(batch, bytes, sizeof bytes, &head, &size), DYN_OK);
+    CHECK_EQ(size, sizeof bytes - 1);
+    const char *text = dyn_token_batch_text(batch, &size);
+    CHECK(size == 6 && memcmp(text, "a\xef\xbf\xbd\xc3\xa9", 6) == 0);
+    CHECK_EQ(at(batch, 0).flags, DYN_TOKEN_HAS_TEXT);
+    dyn_token_batch_free(batch);
+}
+
+static void what_does_not_fit_its_size_field_is_refused(void)
+{
+    dyn_token_batch *batch;
+    const dyn_token_batch_head head = {0};
+    size_t size;
+    char *text = calloc(1, 65536);
+    CHECK_EQ(dyn_token_batch_new(&batch, 0), DYN_OK);
+    CHECK_EQ(dyn_token_batch_add(batch, &(dyn_token){1, 0, 0, DYN_TOKEN_HAS_TEXT, text, 65535}), DYN_OK);
+    CHECK_EQ(dyn_token_batch_encoded_size(batch, &head, &size), DYN_OK);
+    CHECK_EQ(size, 3 + 11 + 65535);
+    CHECK_EQ(dyn_token_batch_add(batch, &(dyn_token){1, 0, 0, DYN_TOKEN_HAS_TEXT, text, 65536}), DYN_OK);
+    CHECK_EQ(dyn_token_batch_encoded_size(batch, &head, &size), DYN_ERANGE);
+    dyn_token_batch_clear(batch);
+    for (uint32_t i = 0; i < 65535; i++) CHECK_EQ(dyn_token_batch_append(batch, &i, NULL, NULL, 1), DYN_OK);
+    CHECK_EQ(dyn_token_batch_encoded_size(batch, &head, &size), DYN_OK);
+    CHECK_EQ(dyn_token_batch_append(batch, (uint32_t[]){1}, NULL, NULL, 1), DYN_OK);
+    CHECK_EQ(dyn_token_batch_encoded_size(batch, &head, &size), DYN_ERANGE);
+    free(text);
+    dyn_token_batch_free(batch);
+}
+
+static void a_batch_that_could_not_grow_is_as_it_was(void)
+{
+    static const uint8_t bytes[] = {0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 2, 0xff, 0xff};
+    EACH_ALLOCATION_FAILS {
+        dyn_token_batch *batch = NULL, *copy = NULL;
+        dyn_token_batch_head head;
+        if ((rc = dyn_token_batch_new(&batch, 0)) < 0) goto done;
+        if ((rc = dyn_token_batch_append(batch, (uint32_t[]){1}, NULL, NULL, 1)) < 0) goto done;
+        if ((rc = dyn_token_batch_decode(batch, bytes, sizeof bytes, &head, NULL)) < 0) {
+            CHECK_EQ(dyn_token_batch_count(batch), 1);
+            goto done;
+        }
+        for (int i = 0; i < 70 && rc == DYN_OK; i++) {
+            size_t before = dyn_token_batch_count(batch);
+            if ((rc = dyn_token_batch_add(batch, &GREETING)) < 0) CHECK_EQ(dyn_token_batch_count(batch), before);
+        }
+        if (rc < 0 || (rc = dyn_token_batch_new(&copy, 0)) < 0) goto done;
+        if ((rc = dyn_token_batch_extend(copy, batch, 0, 1, 73)) < 0) CHECK_EQ(dyn_token_batch_count(copy), 0);
+    done:
+        dyn_token_batch_free(batch);
+        dyn_token_batch_free(copy);
+    }
+}
+
 TEST_MAIN(TEST(a_character_appears_when_it_is_complete), TEST(special_tokens_are_hidden_unless_asked_for),
           TEST(the_first_space_goes_only_at_the_start_of_a_text),
           TEST(any_bytes_in_any_pieces_decode_like_the_naive_twin), TEST(a_vocabulary_with_wrong_ends_is_refused),
           TEST(a_stop_string_is_cut_off_or_shown), TEST(what_was_held_back_comes_at_the_end),
           TEST(stop_strings_agree_with_the_naive_twin), TEST(absurd_stop_strings_are_refused),
-          TEST(a_batch_keeps_its_columns_together), TEST(a_failed_allocation_changes_nothing))
+          TEST(a_batch_keeps_its_columns_together), TEST(a_failed_allocation_changes_nothing),
+          TEST(a_token_travels_as_its_golden_bytes), TEST(a_batch_travels_as_its_golden_bytes),
+          TEST(texts_and_columns_mix), TEST(broken_text_is_replaced), TEST(what_does_not_fit_its_size_field_is_refused),
+          TEST(a_batch_that_could_not_grow_is_as_it_was))

@@ -29,30 +29,31 @@ extern "C" {
  * One list, so that name, number and text cannot part. Numbers are ABI: append, never renumber.
  * dynamo/_errors.pyx has one exception class for each; a test holds the two together.
  */
-#define DYN_ERROR_MAP(X)                               \
-    X(ENOMEM, -1, "out of memory")                     \
-    X(ERANGE, -2, "a number or size does not fit")     \
-    X(EINVAL, -3, "invalid argument")                  \
-    X(ENOENT, -4, "not found")                         \
-    X(EEXIST, -5, "already exists")                    \
-    X(ECLOSED, -6, "already closed")                   \
-    X(ECANCELED, -7, "cancelled")                      \
-    X(ETIMEDOUT, -8, "timed out")                      \
-    X(ECONN, -9, "no connection")                      \
-    X(EBROKEN, -10, "the stream broke before its end") \
-    X(EOVERLOAD, -11, "overloaded")                    \
-    X(EUNAVAIL, -12, "nobody can serve this now")      \
-    X(EPROTO, -13, "malformed bytes")                  \
-    X(ELIMIT, -14, "over a configured limit")          \
-    X(ESHUTDOWN, -15, "shutting down")                 \
-    X(EREMOTE, -16, "the remote side failed")          \
-    X(EIO, -17, "input or output failed")              \
-    X(EACCES, -18, "not allowed")                      \
-    X(EAGAIN, -19, "try again later")                  \
-    X(ENOSPC, -20, "no space left")                    \
-    X(ENOTSUP, -21, "not supported here")              \
-    X(EBUSY, -22, "in use")                            \
-    X(EBLOCK, -23, "the event does not fit what the index holds")
+#define DYN_ERROR_MAP(X)                                          \
+    X(ENOMEM, -1, "out of memory")                                \
+    X(ERANGE, -2, "a number or size does not fit")                \
+    X(EINVAL, -3, "invalid argument")                             \
+    X(ENOENT, -4, "not found")                                    \
+    X(EEXIST, -5, "already exists")                               \
+    X(ECLOSED, -6, "already closed")                              \
+    X(ECANCELED, -7, "cancelled")                                 \
+    X(ETIMEDOUT, -8, "timed out")                                 \
+    X(ECONN, -9, "no connection")                                 \
+    X(EBROKEN, -10, "the stream broke before its end")            \
+    X(EOVERLOAD, -11, "overloaded")                               \
+    X(EUNAVAIL, -12, "nobody can serve this now")                 \
+    X(EPROTO, -13, "malformed bytes")                             \
+    X(ELIMIT, -14, "over a configured limit")                     \
+    X(ESHUTDOWN, -15, "shutting down")                            \
+    X(EREMOTE, -16, "the remote side failed")                     \
+    X(EIO, -17, "input or output failed")                         \
+    X(EACCES, -18, "not allowed")                                 \
+    X(EAGAIN, -19, "try again later")                             \
+    X(ENOSPC, -20, "no space left")                               \
+    X(ENOTSUP, -21, "not supported here")                         \
+    X(EBUSY, -22, "in use")                                       \
+    X(EBLOCK, -23, "the event does not fit what the index holds") \
+    X(ETRUNC, -24, "the bytes end too early")
 
 enum dyn_error {
     DYN_OK = 0,

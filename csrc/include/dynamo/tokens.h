@@ -97,27 +97,83 @@ DYN_API size_t dyn_jail_held(const dyn_jail *self); /* bytes held back */
 /* No more text: append what was held back.  errors  DYN_ENOMEM. */
 DYN_API int dyn_jail_end(dyn_jail *self, dyn_text *out);
 
+/* ---- one token, as it travels ---------------------------------------------------------------------
+ *   id u32 | position u32 | flags u8 | logprob f32, if flagged | u16 size, UTF-8 text, if flagged     all big-endian */
+enum dyn_token_flag { DYN_TOKEN_HAS_TEXT = 1, DYN_TOKEN_HAS_LOGPROB = 2, DYN_TOKEN_IS_SPECIAL = 4 };
+enum {
+    DYN_TOKEN_TEXT_MAX = 65535,  /* bytes of a text that travels */
+    DYN_TOKEN_COUNT_MAX = 65535, /* tokens of a batch that travels */
+    DYN_TOKEN_HEAD_MAX = 15,     /* bytes of an encoded token without its text */
+};
+typedef struct dyn_token {
+    uint32_t id, position;
+    float logprob;    /* counts with DYN_TOKEN_HAS_LOGPROB */
+    uint8_t flags;    /* dyn_token_flag */
+    const char *text; /* counts with DYN_TOKEN_HAS_TEXT; not zero-terminated; borrowed */
+    size_t text_size;
+} dyn_token;
+/* How many bytes dyn_token_encode() writes.  errors  DYN_ERANGE: a text over DYN_TOKEN_TEXT_MAX. */
+DYN_API int dyn_token_encoded_size(const dyn_token *self, size_t *size);
+/* Write a token; out has room for its encoded size, which is not checked again. The result: the end of what was written. */
+DYN_API uint8_t *dyn_token_encode(const dyn_token *self, uint8_t *out);
+/* Read the token at the start of the bytes; unknown flags are ignored.
+ * out     its text is borrowed from the bytes and may be anything, not only UTF-8.
+ * used    receives how many bytes it took; may be NULL.
+ * errors  DYN_ETRUNC. */
+DYN_API int dyn_token_decode(const uint8_t *bytes, size_t size, dyn_token *out, size_t *used);
+
 /* ---- columns of tokens ----------------------------------------------------------------------------
  *   ids       | u32 u32 u32 ...        one allocation, each column 64-byte aligned
  *   positions | u32 u32 u32 ...
- *   logprobs  | f32 f32 f32 ...        NaN where none is known */
+ *   logprobs  | f32 f32 f32 ...        NaN where none is known
+ *   flags     | u8 u8 u8 ...           dyn_token_flag
+ *   ends      | u32 u32 u32 ...        a second one, made for the first token with a text: where its text ends
+ *   text      | all texts, one after the other: valid UTF-8 */
 typedef struct dyn_token_batch dyn_token_batch;
-enum { DYN_TOKEN_BATCH_MAX = 1 << 26 };
+enum { DYN_TOKEN_BATCH_MAX = 1 << 26 }; /* tokens; texts of a batch are together less than 2^31 bytes */
 /* errors  DYN_ENOMEM, DYN_ERANGE. */
 DYN_API int dyn_token_batch_new(dyn_token_batch **out, size_t reserve);
 DYN_API void dyn_token_batch_free(dyn_token_batch *self); /* NULL is allowed */
-/* Copy tokens to the end. Earlier column pointers die.
+/* Copy tokens to the end, without texts. Earlier column pointers die.
  * positions  NULL: counting on from the last one (from 0 in an empty batch).
- * logprobs   NULL: unknown.
+ * logprobs   NULL: unknown; NaN: unknown for that token.
  * errors     DYN_ENOMEM, DYN_ERANGE (over DYN_TOKEN_BATCH_MAX). */
 DYN_API int dyn_token_batch_append(dyn_token_batch *self, const uint32_t *ids, const uint32_t *positions,
                                    const float *logprobs, size_t count);
+/* Copy one token to the end. Bytes of its text that are no UTF-8 become U+FFFD.  errors  as above. */
+DYN_API int dyn_token_batch_add(dyn_token_batch *self, const dyn_token *token);
+/* Copy count tokens of another batch (or of this one) to the end, from the given one on, every step-th.
+ * errors  as above; DYN_ERANGE also when they are not all there. */
+DYN_API int dyn_token_batch_extend(dyn_token_batch *self, const dyn_token_batch *other, size_t from, ptrdiff_t step,
+                                   size_t count);
 DYN_API void dyn_token_batch_clear(dyn_token_batch *self);
 DYN_API size_t dyn_token_batch_count(const dyn_token_batch *self);
 DYN_API size_t dyn_token_batch_bytes(const dyn_token_batch *self);        /* memory in use, exactly */
 DYN_API const uint32_t *dyn_token_batch_ids(const dyn_token_batch *self); /* borrowed until the batch changes */
 DYN_API const uint32_t *dyn_token_batch_positions(const dyn_token_batch *self);
 DYN_API const float *dyn_token_batch_logprobs(const dyn_token_batch *self);
+DYN_API const uint8_t *dyn_token_batch_flags(const dyn_token_batch *self);
+/* One token, index < count; its text is borrowed until the batch changes. */
+DYN_API void dyn_token_batch_get(const dyn_token_batch *self, size_t index, dyn_token *out);
+/* All texts together; not zero-terminated; borrowed until the batch changes. */
+DYN_API const char *dyn_token_batch_text(const dyn_token_batch *self, size_t *size);
+
+/* ---- a batch, as it travels ------------------------------------------------------------------------
+ *   flags u8: 1 a sequence follows, 2 final | [sequence u32] | count u16 | tokens      big-endian */
+typedef struct dyn_token_batch_head {
+    bool has_sequence, final;
+    uint32_t sequence;
+} dyn_token_batch_head;
+/* How many bytes dyn_token_batch_encode() writes.
+ * errors  DYN_ERANGE: over DYN_TOKEN_COUNT_MAX tokens, or a text over DYN_TOKEN_TEXT_MAX: send more batches. */
+DYN_API int dyn_token_batch_encoded_size(const dyn_token_batch *self, const dyn_token_batch_head *head, size_t *size);
+/* Write it; out has room for its encoded size, which is not checked again. */
+DYN_API void dyn_token_batch_encode(const dyn_token_batch *self, const dyn_token_batch_head *head, uint8_t *out);
+/* Append the tokens of an encoded batch; unknown flags are ignored, broken UTF-8 becomes U+FFFD.
+ * used    receives how many bytes it took; may be NULL.
+ * errors  DYN_ETRUNC, DYN_ENOMEM, DYN_ERANGE (this batch would be too large). */
+DYN_API int dyn_token_batch_decode(dyn_token_batch *self, const uint8_t *bytes, size_t size, dyn_token_batch_head *head,
+                                   size_t *used);
 
 #ifdef __cplusplus
 }
