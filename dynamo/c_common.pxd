@@ -40,6 +40,7 @@ cdef extern from "dynamo/common.h" nogil:
     ctypedef struct dyn_buf:
         pass
     int dyn_buf_new(dyn_buf **out, size_t size)
+    int dyn_buf_new_zeroed(dyn_buf **out, size_t size)
     dyn_buf *dyn_buf_ref(dyn_buf *self)
     void dyn_buf_unref(dyn_buf *self)
     uint8_t *dyn_buf_data(dyn_buf *self)

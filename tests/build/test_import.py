@@ -19,6 +19,7 @@ print(json.dumps(sorted(after)))
 # Nothing outside the standard library may come with an import, and of it nothing that is slow to load.
 HEAVY = {
     "numpy",
+    "ml_dtypes",
     "msgspec",
     "jinja2",
     "tokenizers",
@@ -61,6 +62,6 @@ def test_import_dynamo_loads_next_to_nothing():
     assert not HEAVY & loaded_by("dynamo")
 
 
-@pytest.mark.parametrize("module", ["dynamo.runtime", "dynamo.llm", "dynamo._core", "dynamo.cli"])
+@pytest.mark.parametrize("module", ["dynamo.runtime", "dynamo.llm", "dynamo._core", "dynamo.cli", "dynamo._tensor"])
 def test_no_heavy_module_comes_with_a_package(module):
     assert not HEAVY & loaded_by(module)

@@ -16,6 +16,7 @@ AREAS = {
     "index": {"hash"},
     "router": {"hash"},
     "events": {"hash", "metrics"},
+    "tensor": set(),
     "tokens": set(),
     "metrics": set(),
     "wire": set(),

@@ -77,13 +77,15 @@ DYN_API void dyn_error_clear(void);
 DYN_API int dyn_error_from_errno(int err);
 
 /* ---- buffers -----------------------------------------------------------------------------------
- * Bytes with a reference count. The memory is 64-byte aligned and does not move.
+ * Bytes with a reference count. The memory is 64-byte aligned and does not move; from 4 MiB on it is whole pages of
+ * its own, huge ones where the system has them.
  */
 typedef struct dyn_buf dyn_buf;
 /* Make a buffer of `size` bytes, contents undefined, one reference.
  * out     receives a new buffer, to be passed to dyn_buf_unref().
  * errors  DYN_ENOMEM. */
 DYN_API int dyn_buf_new(dyn_buf **out, size_t size);
+DYN_API int dyn_buf_new_zeroed(dyn_buf **out, size_t size); /* the same, all bytes 0 */
 DYN_API dyn_buf *dyn_buf_ref(dyn_buf *self);  /* another reference to the same buffer */
 DYN_API void dyn_buf_unref(dyn_buf *self);    /* NULL is allowed */
 DYN_API uint8_t *dyn_buf_data(dyn_buf *self); /* borrowed while a reference lives */

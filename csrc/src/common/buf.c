@@ -1,6 +1,6 @@
 /* buf.c -- see dynamo/common.h for the contract.
  *
- *   | count, size | pad to 64 | data ... |     one allocation
+ *   | count, size | pad to 64 | data ... |     one allocation; from 4 MiB on whole pages, huge where the system has them
  */
 #include "common/common.h"
 
@@ -8,18 +8,29 @@ struct dyn_buf {
     atomic_size_t refs;
     size_t size;
 };
-enum { HEAD = 64 };
+enum { HEAD = 64, PAGED = 4 << 20 /* bytes */ };
 _Static_assert(sizeof(struct dyn_buf) <= HEAD, "the header fits before the data");
 
-int dyn_buf_new(dyn_buf **out, size_t size)
+static int make(dyn_buf **out, size_t size, bool zeroed)
 {
-    if (size > SIZE_MAX - HEAD) return DYN_ENOMEM;
-    dyn_buf *self = dyn__aligned(64, HEAD + size);
+    if (size > SIZE_MAX / 2) return DYN_ENOMEM;
+    dyn_buf *self = size >= PAGED ? dyn__pages(HEAD + size) : dyn__aligned(64, HEAD + size);
     if (self == NULL) return DYN_ENOMEM;
+    if (zeroed && size < PAGED) memset((uint8_t *)self + HEAD, 0, size); /* pages come zeroed */
     atomic_init(&self->refs, 1);
     self->size = size;
     *out = self;
     return DYN_OK;
+}
+
+int dyn_buf_new(dyn_buf **out, size_t size)
+{
+    return make(out, size, false);
+}
+
+int dyn_buf_new_zeroed(dyn_buf **out, size_t size)
+{
+    return make(out, size, true);
 }
 
 dyn_buf *dyn_buf_ref(dyn_buf *self)
@@ -31,7 +42,11 @@ dyn_buf *dyn_buf_ref(dyn_buf *self)
 void dyn_buf_unref(dyn_buf *self)
 {
     if (self == NULL) return;
-    if (atomic_fetch_sub_explicit(&self->refs, 1, memory_order_acq_rel) == 1) dyn__free(self);
+    if (atomic_fetch_sub_explicit(&self->refs, 1, memory_order_acq_rel) != 1) return;
+    if (self->size >= PAGED)
+        dyn__pages_free(self, HEAD + self->size);
+    else
+        dyn__free(self);
 }
 
 uint8_t *dyn_buf_data(dyn_buf *self)

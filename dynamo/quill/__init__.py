@@ -1,0 +1,19 @@
+"""Tensors, tokens and typed RPC.
+
+>>> from dynamo import quill
+>>> quill.Tensor([1.0, 2.0, 3.0], name="w")
+Tensor(name='w', shape=[3], dtype=float32)
+
+Every name is imported when it is first used.
+"""
+
+from dynamo import _lazy
+
+# name -> the module that has it; one line each, kept in the order of the modules
+_TABLE: dict[str, str] = {
+    "DType": "dynamo._dtype",
+    "Tensor": "dynamo._tensor",
+    "TensorMeta": "dynamo._tensor",
+}
+
+__getattr__, __dir__, __all__ = _lazy.attach(__name__, _TABLE)
