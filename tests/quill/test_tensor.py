@@ -29,7 +29,7 @@ def test_a_view_shows_the_array_and_a_copy_does_not():
 def test_swapped_and_object_arrays_are_refused():
     with pytest.raises(TypeError, match="big-endian"):
         Tensor.from_numpy(np.zeros(2, ">f4"))
-    with pytest.raises(TypeError, match="Unsupported numpy dtype: object. Supported: float32, float64"):
+    with pytest.raises(TypeError, match=r"Unsupported numpy dtype: object\. Supported: float32, float64"):
         Tensor.from_numpy(np.zeros(2, object))
     with pytest.raises(TypeError, match="complex128"):
         Tensor.from_numpy(np.zeros(2, np.complex128))
