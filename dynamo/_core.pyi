@@ -57,6 +57,7 @@ __all__ = [
     "exceptions",
     "fetch_llm",
     "fetch_model",
+    "log_message",
     "mm_hash",
     "register_llm",
     "register_model",

@@ -169,10 +169,11 @@ cdef class Server:
         self.ready()
         check(dyn_http_route_metrics(self.ptr, raw_path, DYN_HTTP_OPEN if open else 0, registry.ptr))
 
-    def unroute(self, method, path):
+    def unroute(self, method, path, *, bint prefix=False):
+        """Take a route away: that of the path alone, or that of all paths which begin so."""
         cdef bytes raw_method = method.upper().encode(), raw_path = path.encode()
         self.ready()
-        check(dyn_http_unroute(self.ptr, raw_method, raw_path))
+        check(dyn_http_unroute(self.ptr, raw_method, raw_path, DYN_HTTP_PREFIX if prefix else 0))
 
     def start(self):
         """Listen; returns the port."""

@@ -17,16 +17,18 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc
+from libc.string cimport memset
 
 from dynamo._errors cimport check, error_of
 from dynamo._loop cimport Loop, default_loop
 from dynamo._mailbox cimport Receiver, mailbox_of
 from dynamo._metrics cimport Metric, Registry
 from dynamo.c_common cimport (
-    DYN_EBROKEN, DYN_ECANCELED, DYN_ECLOSED, DYN_ECONN, DYN_ENOENT, DYN_EREMOTE, DYN_ESHUTDOWN, DYN_EUNAVAIL, DYN_OK,
-    dyn_log_level, dyn_log_set_level, dyn_now_ns)
+    DYN_EBROKEN, DYN_ECANCELED, DYN_ECLOSED, DYN_ECONN, DYN_ENOENT, DYN_EOVERLOAD, DYN_EREMOTE, DYN_ESHUTDOWN,
+    DYN_EUNAVAIL, DYN_LOG_JSON, DYN_LOG_LOCAL_TIME, DYN_OK, dyn_log, dyn_log_level, dyn_log_set_form, dyn_log_set_level,
+    dyn_now_ns)
 from dynamo.c_mailbox cimport dyn_mail
 from dynamo.c_metrics cimport (
     dyn_metrics_off_scrape, dyn_metrics_on_scrape, dyn_series, dyn_series_count, dyn_series_observe,
@@ -116,6 +118,31 @@ cdef object _InvalidStateError = asyncio.InvalidStateError
 def set_log_level(int level):
     """From which level on the C library logs: 0 trace, 1 debug, 2 info, 3 warn, 4 error, 5 nothing."""
     dyn_log_set_level(<dyn_log_level>level)
+
+
+def set_log_form(bint jsonl, bint local_time):
+    """How the lines of the C library look."""
+    dyn_log_set_form((DYN_LOG_JSON if jsonl else 0) | (DYN_LOG_LOCAL_TIME if local_time else 0))
+
+
+_LOG_LEVELS = {"trace": 0, "debug": 1, "info": 2, "warn": 3, "warning": 3, "error": 4, "critical": 4}
+
+
+def log_message(str level, str message, str module, str file, int line):
+    """Write a line to the log of the C library, whose level and form ``DYN_LOG`` and ``DYN_LOGGING_JSONL`` set.
+
+    Parameters
+    ----------
+    level : trace, debug, info, warn, error
+    module : who speaks
+    file, line : taken for compatibility; not written
+    """
+    cdef int number = _LOG_LEVELS.get(level.lower(), -1)
+    cdef bytes area = module.removeprefix("dynamo.").encode("utf-8", "replace")
+    cdef bytes text = message.encode("utf-8", "replace")
+    if number < 0:
+        raise errors.InvalidArgument(f"log level {level!r}: must be trace, debug, info, warn or error")
+    dyn_log(<dyn_log_level>number, area, "%s", <const char *>text)
 
 
 # ---- msgpack --------------------------------------------------------------------------------------------------------
@@ -723,7 +750,7 @@ cdef class ResponseStream:
         cdef int code = failure.code
         try:
             if code != DYN_OK:
-                if code in (DYN_ECONN, DYN_EBROKEN, DYN_ENOENT, DYN_ESHUTDOWN, DYN_EUNAVAIL) \
+                if code in (DYN_ECONN, DYN_EBROKEN, DYN_ENOENT, DYN_ESHUTDOWN, DYN_EUNAVAIL, DYN_EOVERLOAD) \
                         and self.elsewhere(code):
                     return
                 self.error = _error_from(failure)
@@ -736,7 +763,9 @@ cdef class ResponseStream:
     cdef bint elsewhere(self, int code) except -1:
         """Nothing was streamed yet: try another instance.  False when there is none."""
         # ENOENT and the like come from the worker's own hand: it is leaving. The others: do not ask it again soon.
-        self.caller.inhibit(self.instance_id)
+        # One that has too much to do is asked again when there is something new.
+        if code != DYN_EOVERLOAD:
+            self.caller.inhibit(self.instance_id)
         if self.streamed or self.mode == DIRECT:
             return False
         if self.tried is None:
@@ -788,16 +817,25 @@ cdef class ResponseStream:
         return f"<ResponseStream of {self.caller.path}, {'ended' if self.ended else 'open'}>"
 
 
+cdef uint32_t _ms(seconds) except? 0:
+    return <uint32_t>min(max(1, int(seconds * 1000)), 0xFFFFFFFF)
+
+
 # ---- the caller's side ----------------------------------------------------------------------------------------------
 cdef class Pool:
     """Connections to workers, shared by all clients of a runtime."""
 
-    def __cinit__(self, connect_timeout=None):
+    def __cinit__(self, connect_timeout=None, *, request_timeout=None, uint32_t max_message=0, uint32_t keep_room=0):
         cdef dyn_service_options options
         cdef Loop loop = default_loop()
-        options = dyn_service_options(0, 0, 0, 0, 0, 0, 0, 0)
+        memset(&options, 0, sizeof(options))
+        options.max_frame = max_message
+        options.keep_room = keep_room
         if connect_timeout is not None:
-            options.connect_timeout_ms = max(1, int(connect_timeout * 1000))
+            options.connect_timeout_ms = _ms(connect_timeout)
+        if request_timeout is not None:     # who lives answers a ping at once: three of them fit into the time
+            options.dead_ms = _ms(request_timeout)
+            options.ping_ms = min(5000, max(1, options.dead_ms // 3))
         self.generation = _generation
         check(dyn_pool_new(&self.ptr, loop.ptr, &options))
 
@@ -951,7 +989,9 @@ cdef class Caller:
 cdef class Server:
     """The listener of a runtime; its endpoints are served by `Serving`."""
 
-    def __cinit__(self, str host="127.0.0.1", int port=0):
+    def __cinit__(self, str host="127.0.0.1", int port=0, *, uint32_t max_message=0, uint32_t max_requests=0,
+                  uint32_t keep_room=0):
+        cdef dyn_service_options options
         cdef bytes c_host = host.encode()
         cdef const char *where = c_host
         cdef Loop loop = default_loop()
@@ -959,8 +999,12 @@ cdef class Server:
         cdef int rc
         if not 0 <= port <= 65535:
             raise errors.InvalidArgument(f"port {port}: must be 0 to 65535")
+        memset(&options, 0, sizeof(options))
+        options.max_frame = max_message
+        options.max_requests = max_requests
+        options.keep_room = keep_room
         with nogil:
-            rc = dyn_server_new(&ptr, loop.ptr, where, <uint16_t>port, NULL)
+            rc = dyn_server_new(&ptr, loop.ptr, where, <uint16_t>port, &options)
         check(rc)
         self.ptr = ptr
         self.generation = _generation
@@ -997,6 +1041,7 @@ cdef struct endpoint_metrics:
     dyn_series *cancelled       # the caller left or the handler was cancelled
     dyn_series *other
     uint64_t seen_requests
+    uint64_t seen_refused
     uint64_t seen_in
     uint64_t seen_out
 
@@ -1009,7 +1054,9 @@ cdef void _on_scrape(void *user) noexcept nogil:
     dyn_series_count(self.bytes_in, stats.bytes_in - self.seen_in)
     dyn_series_count(self.bytes_out, stats.bytes_out - self.seen_out)
     dyn_series_set(self.inflight, stats.inflight)
+    dyn_series_count(self.other, stats.refused - self.seen_refused)
     self.seen_requests = stats.requests
+    self.seen_refused = stats.refused
     self.seen_in = stats.bytes_in
     self.seen_out = stats.bytes_out
 
@@ -1096,7 +1143,7 @@ cdef class Serving(Receiver):
             (<Handling>handling).task.cancel()
 
     def stats(self):
-        """Counters: requests, failed, items, bytes_in, bytes_out, duration_ns, inflight."""
+        """Counters: requests, refused (too many ran), failed, items, bytes_in, bytes_out, duration_ns, inflight."""
         cdef dyn_endpoint_stats stats
         dyn_endpoint_get_stats(self.ptr, &stats)
         return stats

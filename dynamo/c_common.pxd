@@ -55,6 +55,10 @@ cdef extern from "dynamo/common.h" nogil:
         DYN_LOG_OFF
     void dyn_log_set_level(dyn_log_level level)
     dyn_log_level dyn_log_get_level()
+    enum dyn_log_form:
+        DYN_LOG_JSON
+        DYN_LOG_LOCAL_TIME
+    void dyn_log_set_form(unsigned form)
     void dyn_log(dyn_log_level level, const char *area, const char *format, ...)
 
     uint64_t dyn_now_ns()

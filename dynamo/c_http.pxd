@@ -60,7 +60,7 @@ cdef extern from "dynamo/http.h" nogil:
     int dyn_http_route_static(dyn_http_server *self, const char *path, unsigned flags, int status,
                               const char *type, const void *body, size_t length)
     int dyn_http_route_metrics(dyn_http_server *self, const char *path, unsigned flags, dyn_metrics *metrics)
-    int dyn_http_unroute(dyn_http_server *self, const char *method, const char *path)
+    int dyn_http_unroute(dyn_http_server *self, const char *method, const char *path, unsigned flags)
     dyn_http_exchange *dyn_http_from_mail(dyn_mail *mail)
 
     dyn_http_exchange *dyn_http_exchange_ref(dyn_http_exchange *self)

@@ -24,7 +24,9 @@ cdef extern from "dynamo/service.h" nogil:
         uint32_t window
         uint32_t max_streams
         uint32_t max_connections
+        uint32_t max_requests
         uint32_t max_backlog
+        uint32_t keep_room
         uint32_t connect_timeout_ms
         uint32_t ping_ms
         uint32_t dead_ms
@@ -106,6 +108,7 @@ cdef extern from "dynamo/service.h" nogil:
     void dyn_endpoint_unref(dyn_endpoint *self)
     ctypedef struct dyn_endpoint_stats:
         uint64_t requests
+        uint64_t refused
         uint64_t failed
         uint64_t items
         uint64_t bytes_in

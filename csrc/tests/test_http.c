@@ -393,11 +393,13 @@ static void a_client_that_never_reads_costs_bounded_memory_and_is_cut(void)
     CHECK_EQ(dyn_http_begin(x, 200, "text/event-stream"), DYN_OK);
     int rc, refused = 0;
     size_t most = 0;
-    while ((rc = dyn_http_write(x, block, sizeof(block))) != DYN_ECLOSED) {
+    uint64_t patience = dyn_now_ns() + UINT64_C(10000000000);
+    while ((rc = dyn_http_write(x, block, sizeof(block))) != DYN_ECLOSED && dyn_now_ns() < patience) {
         if (rc == DYN_EAGAIN) refused++, usleep(1000);
         size_t pending = dyn_http_pending(x);
         if (pending > most) most = pending;
     }
+    CHECK_EQ(rc, DYN_ECLOSED);
     CHECK(refused > 0);
     CHECK(most <= (1 << 20) + sizeof(block));
     CHECK(dyn_http_closed(x));
@@ -564,18 +566,39 @@ static void requests_and_events_travel_by_mail(void)
     CHECK_EQ(dyn_http_event_from_mail(mail), DYN_HTTP_EVENT_CLOSED);
     CHECK(dyn_http_unwatch_mail(x));
     dyn_http_exchange_unref(x); /* unanswered */
-    CHECK_EQ(dyn_http_unroute(server, "GET", "/mail"), DYN_OK);
-    CHECK_EQ(dyn_http_unroute(server, "GET", "/mail"), DYN_ENOENT);
+    CHECK_EQ(dyn_http_unroute(server, "GET", "/mail", 0), DYN_OK);
+    CHECK_EQ(dyn_http_unroute(server, "GET", "/mail", 0), DYN_ENOENT);
     CHECK_EQ(dyn_mailbox_wait(box, 5000), DYN_OK);
     mail = dyn_mailbox_take(box);
     CHECK(mail != NULL && mail->owner == &route_owner && dyn_http_from_mail(mail) == NULL);
+
+    /* An exact route and a prefix of the same path are two, and go one by one. */
+    CHECK_EQ(dyn_http_route_static(server, "/two", 0, 200, NULL, "exact", 5), DYN_OK);
+    CHECK_EQ(dyn_http_route_static(server, "/two", DYN_HTTP_PREFIX, 200, NULL, "prefix", 6), DYN_OK);
+    CHECK_EQ(dyn_http_route_static(server, "/two", DYN_HTTP_PREFIX, 200, NULL, "", 0), DYN_EEXIST);
+    static const struct {
+        const char *path, *answer;
+        unsigned gone; /* taken away afterwards: 0 exact, 1 prefix */
+    } asked[] = {{"/two", "exact", 0}, {"/two", "prefix", 2}, {"/two/x", "prefix", 1}, {"/two", "404", 2}};
+    for (size_t i = 0; i < DYN__COUNT(asked); i++) {
+        fd = dial();
+        char text[80];
+        snprintf(text, sizeof text, "GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", asked[i].path);
+        send_text(fd, text);
+        read_until(fd, NULL);
+        CHECK(has(asked[i].answer));
+        close(fd);
+        if (asked[i].gone > 1) continue;
+        CHECK_EQ(dyn_http_unroute(server, "GET", "/two", asked[i].gone ? DYN_HTTP_PREFIX : 0), DYN_OK);
+        CHECK_EQ(dyn_http_unroute(server, "GET", "/two", asked[i].gone ? DYN_HTTP_PREFIX : 0), DYN_ENOENT);
+    }
 
     /* A mail that nobody takes is answered when its box goes. */
     CHECK_EQ(dyn_http_route_mail(server, "GET", "/mail", 0, box, &route_owner), DYN_OK);
     fd = dial();
     send_text(fd, "GET /mail HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     CHECK_EQ(dyn_mailbox_wait(box, 5000), DYN_OK);
-    CHECK_EQ(dyn_http_unroute(server, "GET", "/mail"), DYN_OK);
+    CHECK_EQ(dyn_http_unroute(server, "GET", "/mail", 0), DYN_OK);
     dyn_mailbox_unref(box);
     read_until(fd, NULL);
     CHECK(has("HTTP/1.1 500"));

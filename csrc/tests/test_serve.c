@@ -633,7 +633,7 @@ static void an_answer_that_cannot_be_made_leaves_the_exchange_alone(void)
 {
     set_up();
     CHECK_EQ(dyn_http_route(http, "PUT", "/y", 0, new_in_short_memory, NULL), DYN_OK);
-    CHECK_EQ(dyn_http_unroute(http, "POST", "/x"), DYN_OK);
+    CHECK_EQ(dyn_http_unroute(http, "POST", "/x", 0), DYN_OK);
     CHECK_EQ(dyn_http_route(http, "POST", "/x", 0, new_in_short_memory, NULL), DYN_OK);
     CHECK(strstr(read_all(client()), "\r\n\r\nok") != NULL);
     tear_down();

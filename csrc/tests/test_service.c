@@ -499,6 +499,129 @@ static void a_slow_reader_stops_its_producer_only(void)
     dyn_loop_unref(loop);
 }
 
+/* What serves the credit: each item as it comes, as the header says. */
+struct payer {
+    struct answer answer; /* first: remember's callbacks see it */
+    _Atomic(dyn_call *) call;
+};
+
+static void on_item_pay(void *user, const uint8_t *bytes, size_t size)
+{
+    struct payer *self = user;
+    on_item(&self->answer, bytes, size);
+    dyn_call_consumed(self->call, dyn_items_cost(size), NULL);
+}
+
+static void credit_counts_an_item_with_its_size(void)
+{
+    enum { ITEMS = 5000 };
+    dyn_loop *loop;
+    dyn_pool *pool;
+    struct worker worker;
+    struct payer payer = {.call = NULL};
+    dyn_call *call;
+    char item[200] = {0};
+    CHECK_EQ(dyn_loop_new(&loop), DYN_OK);
+    work(&worker, loop, keep);
+    CHECK_EQ(dyn_pool_new(&pool, loop, NULL), DYN_OK);
+    answer_init(&payer.answer);
+    dyn_call_request request = to(worker.address);
+    request.manual_credit = true, request.window = 1000;
+    CHECK_EQ(dyn_call_start(pool, &request, &(dyn_call_events){on_item_pay, on_end}, &payer, NULL, &call), DYN_OK);
+    payer.call = call; /* nothing was sent yet */
+    CHECK(soon(has_stream, &worker));
+    /* One of 498 bytes goes with a size of two: half of the window. */
+    char half[498] = {0};
+    CHECK_EQ(dyn_items_cost(sizeof half), 500);
+    CHECK_EQ(dyn_stream_send(worker.stream, half, sizeof half, NULL), 0);
+    for (int i = 1; i < ITEMS; i++) { /* five windows of sizes alone: who gave back the items' bytes only would stop */
+        if (dyn_stream_send(worker.stream, item, (size_t)i % sizeof item, NULL) == 1) CHECK(soon(is_not_full, &worker));
+    }
+    CHECK_EQ(dyn_stream_end(worker.stream, NULL), DYN_OK);
+    wait_for(&payer.answer, 0);
+    CHECK_EQ(payer.answer.items, ITEMS);
+    CHECK_EQ(payer.answer.code, DYN_OK);
+    dyn_call_unref(call);
+    dyn_stream_unref(worker.stream);
+    put_away(pool);
+    rest(&worker);
+    dyn_loop_unref(loop);
+}
+
+/* ---- a handler that keeps three */
+struct keeper {
+    dyn_stream *streams[3];
+    atomic_int count;
+};
+
+static void keep_many(void *user, dyn_stream *stream)
+{
+    struct keeper *self = user;
+    int at = atomic_load(&self->count);
+    CHECK(at < 3);
+    self->streams[at] = stream;
+    atomic_store(&self->count, at + 1);
+}
+
+static void an_endpoint_takes_so_many_requests_and_refuses_the_next(void)
+{
+    dyn_loop *loop;
+    dyn_pool *pool;
+    dyn_server *server;
+    dyn_endpoint *endpoint, *other;
+    struct keeper keeper = {.count = 0};
+    struct answer answers[4], quick;
+    dyn_endpoint_stats stats;
+    char address[64];
+    CHECK_EQ(dyn_loop_new(&loop), DYN_OK);
+    CHECK_EQ(dyn_server_new(&server, loop, "127.0.0.1", 0, &(dyn_service_options){.max_requests = 2}), DYN_OK);
+    CHECK_EQ(dyn_server_serve(server, "slow", &(dyn_endpoint_events){keep_many, NULL}, &keeper, &endpoint), DYN_OK);
+    CHECK_EQ(dyn_server_serve(server, "quick", &(dyn_endpoint_events){echo, NULL}, NULL, &other), DYN_OK);
+    CHECK_EQ(dyn_pool_new(&pool, loop, NULL), DYN_OK);
+    snprintf(address, sizeof address, "127.0.0.1:%d/slow", dyn_server_port(server));
+    dyn_call_request request = to(address);
+    for (int i = 0; i < 3; i++) {
+        answer_init(&answers[i]);
+        CHECK_EQ(dyn_call_start(pool, &request, &remember, &answers[i], NULL, NULL), DYN_OK);
+    }
+    wait_for(&answers[2], 0); /* requests of one connection come in order: the third is one too many */
+    CHECK_EQ(answers[2].code, DYN_EOVERLOAD);
+    CHECK(strstr(answers[2].text, "endpoint slow: 2 requests are running") != NULL);
+    CHECK(strstr(answers[2].text, "ask another worker") != NULL);
+    CHECK_EQ(keeper.count, 2);
+    dyn_endpoint_get_stats(endpoint, &stats);
+    CHECK_EQ(stats.inflight, 2);
+    CHECK_EQ(stats.requests, 2);
+    CHECK_EQ(stats.refused, 1);
+
+    char elsewhere[64]; /* the other endpoint of that worker has a count of its own */
+    snprintf(elsewhere, sizeof elsewhere, "127.0.0.1:%d/quick", dyn_server_port(server));
+    dyn_call_request another = to(elsewhere);
+    answer_init(&quick);
+    CHECK_EQ(dyn_call_start(pool, &another, &remember, &quick, NULL, NULL), DYN_OK);
+    wait_for(&quick, 0);
+    CHECK_EQ(quick.code, DYN_OK);
+
+    CHECK_EQ(dyn_stream_end(keeper.streams[0], NULL), DYN_OK); /* one ends: there is room for one */
+    wait_for(&answers[0], 0);
+    answer_init(&answers[3]);
+    CHECK_EQ(dyn_call_start(pool, &request, &remember, &answers[3], NULL, NULL), DYN_OK);
+    for (int ms = 0; ms < PATIENCE_MS && keeper.count < 3; ms += 2) poll(NULL, 0, 2);
+    CHECK_EQ(keeper.count, 3);
+    for (int i = 1; i < 3; i++) CHECK_EQ(dyn_stream_end(keeper.streams[i], NULL), DYN_OK);
+    wait_for(&answers[1], 0);
+    wait_for(&answers[3], 0);
+    CHECK_EQ(answers[3].code, DYN_OK);
+    dyn_endpoint_get_stats(endpoint, &stats);
+    CHECK_EQ(stats.inflight, 0);
+    for (int i = 0; i < 3; i++) dyn_stream_unref(keeper.streams[i]);
+    put_away(pool);
+    dyn_server_free(server);
+    dyn_endpoint_unref(endpoint);
+    dyn_endpoint_unref(other);
+    dyn_loop_unref(loop);
+}
+
 static void room_is_told(void)
 {
     dyn_loop *loop;
@@ -900,7 +1023,8 @@ TEST_MAIN(TEST(items_come_in_order_and_then_the_end), TEST(many_calls_share_a_co
           TEST(failures_arrive_with_type_text_and_trace), TEST(a_handler_that_goes_away_fails_its_stream),
           TEST(nobody_listens), TEST(stop_and_kill_differ), TEST(a_deadline_ends_a_call),
           TEST(a_limit_ends_a_call_that_is_under_way), TEST(silence_ends_a_call_unless_its_reader_is_behind),
-          TEST(a_slow_reader_stops_its_producer_only), TEST(room_is_told), TEST(a_lost_peer_ends_its_calls_at_once),
+          TEST(a_slow_reader_stops_its_producer_only), TEST(room_is_told), TEST(credit_counts_an_item_with_its_size),
+          TEST(an_endpoint_takes_so_many_requests_and_refuses_the_next), TEST(a_lost_peer_ends_its_calls_at_once),
           TEST(closing_a_pool_cancels_its_calls), TEST(mails_carry_items_and_the_end),
           TEST(draining_sends_callers_elsewhere), TEST(large_payloads_travel), TEST(silence_is_death),
           TEST(strangers_are_shown_the_door), TEST(starting_survives_every_failed_allocation),

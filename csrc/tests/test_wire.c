@@ -114,6 +114,9 @@ static void items_are_taken_one_by_one(void)
     CHECK(dyn_items_next(&rest, &item) && item.size == 3 && memcmp(item.data, "abc", 3) == 0);
     CHECK(dyn_items_next(&rest, &item) && item.size == 0);
     CHECK(!dyn_items_next(&rest, &item) && rest.size == 0);
+    CHECK_EQ(dyn_items_cost(3) + dyn_items_cost(0), body.size);
+    CHECK_EQ(dyn_items_cost(127), 128);
+    CHECK_EQ(dyn_items_cost(128), 130);
     CHECK(!dyn_items_valid((dyn_slice){body.data, 2}));
     CHECK(!dyn_items_valid((dyn_slice){body.data, 0}));
     dyn_bytes_free(&body);

@@ -11,7 +11,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from dynamo.cli import CommandError
-from dynamo.cli.options import add_discovery_options, add_frontend_options
+from dynamo.cli.options import add_discovery_options, add_frontend_options, check_frontend
 from dynamo.cli.supervised import Link
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_frontend(args)
     return asyncio.run(_run(args))
 
 

@@ -52,12 +52,15 @@ def add_frontend_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--router",
         choices=ROUTERS,
-        default=os.environ.get("DYN_ROUTER_MODE") or "kv",
-        help="who gets a request; kv: the worker that holds most of its prefix and has the least to do",
+        help="who gets a request; kv: the worker that holds most of its prefix and has the least to do "
+        "(DYN_ROUTER_MODE sets the default; else kv)",
     )
     group.add_argument("--host", default=os.environ.get("DYN_HTTP_HOST") or "127.0.0.1", help="address to listen on")
     group.add_argument(
-        "--port", type=int, default=os.environ.get("DYN_HTTP_PORT") or 8000, help="port to listen on, 0: any"
+        "--port",
+        type=_port,
+        default=os.environ.get("DYN_HTTP_PORT") or 8000,
+        help="port to listen on, 0: any (DYN_HTTP_PORT sets the default; else 8000)",
     )
     group.add_argument(
         "--api-key",
@@ -66,6 +69,29 @@ def add_frontend_options(parser: argparse.ArgumentParser) -> None:
         help="clients must send it as bearer key; better given by DYN_API_KEY (command lines can be seen by others)",
     )
     group.add_argument("--allow-origin", metavar="ORIGIN", help="let pages of this origin (or *) call the API (CORS)")
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} must be 0 to 65535 (DYN_HTTP_PORT sets the default)")
+    return int(text)
+
+
+def check_frontend(args: argparse.Namespace) -> None:
+    """Do the variables of a front end make sense? Said before anything is started. Settles `args.router`."""
+    from dynamo.cli import CommandError
+    from dynamo.errors import DynamoError
+    from dynamo.frontend.settings import Settings
+    from dynamo.llm.router_config import RouterMode
+
+    try:
+        settings = Settings.from_environment(router=args.router)
+    except (DynamoError, OSError, ValueError) as error:
+        raise CommandError(str(error), 2) from None
+    # As the command line spells it: LeastLoaded -> least-loaded.
+    mode = RouterMode.parse(settings.router)
+    plain = "".join("-" + letter.lower() if letter.isupper() else letter for letter in mode.name).lstrip("-")
+    args.router = "kv" if mode is RouterMode.KV else plain
 
 
 def add_discovery_options(parser: argparse.ArgumentParser, everyone: bool = False) -> "argparse._ArgumentGroup":

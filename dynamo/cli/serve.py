@@ -17,7 +17,14 @@ from typing import Any
 
 from dynamo.cli import CommandError
 from dynamo.cli.client import HttpFailure, Server
-from dynamo.cli.options import add_discovery_options, add_engine_options, add_frontend_options, check_model
+from dynamo.cli.options import (
+    ROUTERS,
+    add_discovery_options,
+    add_engine_options,
+    add_frontend_options,
+    check_frontend,
+    check_model,
+)
 from dynamo.cli.screen import Screen
 from dynamo.cli.supervisor import Child
 from dynamo.cli.worker import engine_options
@@ -57,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if not 1 <= args.workers <= 256:
         raise CommandError(f"--workers {args.workers}: must be 1 to 256", 2)
     check_model(args)
+    check_frontend(args)
     engine_options(args)  # refuses what the engine does not have, before anything is started
     if args.discovery == "mem":
         from dynamo.cli.inprocess import serve_in_process
@@ -203,7 +211,7 @@ def banner(address: str, models: list[str], args: argparse.Namespace) -> str:
         "round-robin": "requests go to the workers in turn",
         "random": "requests go to random workers",
         "least-loaded": "requests go to the worker with the least to do",
-    }[args.router]
+    }.get(args.router, f"requests are spread by {args.router}")
     return "\n".join(
         [
             "",
@@ -220,7 +228,9 @@ def banner(address: str, models: list[str], args: argparse.Namespace) -> str:
 
 def frontend_arguments(args: argparse.Namespace) -> list[str]:
     """What `dynamo frontend` is told."""
-    given = ["--host", args.host, "--port", str(args.port), "--router", args.router, "--namespace", args.namespace]
+    given = ["--host", args.host, "--port", str(args.port), "--namespace", args.namespace]
+    if args.router in ROUTERS:  # others come by DYN_ROUTER_MODE only, which the front end sees itself
+        given += ["--router", args.router]
     return [*given, "--drain", str(args.drain), *passed(args, "discovery", "allow_origin")]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from dynamo._http import Request, Response, Server
+from dynamo._http import Request, Server
 from dynamo._metrics import Registry
 from dynamo._runtime import encode
 from dynamo._serve import Answer, RouterBooking
@@ -89,7 +89,7 @@ class Frontend:
             max_body_bytes=self.settings.body_limit,
         )
         self.page = Page(self)
-        self._healthy: bool | None = None
+        self._paths = self.settings.paths or Settings.from_environment({}).paths
         self._ticker: asyncio.Task[None] | None = None
         self._moving: set[asyncio.Task[None]] = set()
 
@@ -101,17 +101,13 @@ class Frontend:
 
     async def start(self) -> int:
         """Listen, and follow discovery; returns the port."""
-        paths = self.settings.paths or Settings.from_environment({}).paths
-        self._paths = paths
+        paths = self._paths
         route = self.server.route
         route("POST", paths["chat"], self._chat)
         route("POST", paths["completions"], self._completions)
         route("POST", paths["embeddings"], self._embeddings)
         route("GET", paths["models"], self._list_models)
         route("GET", paths["models"] + "/", self._one_model, prefix=True)
-        # A prefix (one letter shorter, as routes are known by their path), so that the exact path can be answered in C
-        # while there is a worker, without Python.
-        route("GET", paths["health"][:-1], self._health, prefix=True, open=True)
         self.server.route_static(paths["live"], b'{"status":"live"}', open=True)
         self.server.route_metrics(paths["metrics"], self.registry, open=True)
         if self.settings.busy_threshold:
@@ -143,13 +139,13 @@ class Frontend:
     def _changed(self) -> None:
         """Discovery changed: health, gauges, page."""
         ready = sorted(name for name, model in self.models.models.items() if model.ready)
-        body = msgspec.json.encode({"status": "healthy", "models": ready})
-        path = (self.settings.paths or self._paths)["health"]
-        if self._healthy:
-            self.server.unroute("GET", path)
-        if ready:
-            self.server.route_static(path, body, open=True)
-        self._healthy = bool(ready)
+        health: dict[str, Any] = {"status": "healthy" if ready else "unhealthy", "models": ready}
+        if not ready:
+            health["reason"] = "no worker is ready"
+        # Answered in C: a blocked Python keeps no probe waiting.
+        self.server.route_static(
+            self._paths["health"], msgspec.json.encode(health), status=200 if ready else 503, open=True, replace=True
+        )
         for name, model in self.models.models.items():
             limits = model.card.limits
             for gauge, value in (
@@ -174,14 +170,6 @@ class Frontend:
             self.metrics.pending.labels(name).set(model.core.stats()["waiting"])
 
     # ---- small routes ------------------------------------------------------------------------------
-
-    async def _health(self, http: Request) -> Any:
-        if http.path != self._paths["health"]:
-            return self._error(http, not_found(f"There is no {http.path} here."))
-        ready = sorted(name for name, model in self.models.models.items() if model.ready)
-        if ready:
-            return {"status": "healthy", "models": ready}
-        return Response({"status": "unhealthy", "models": [], "reason": "no worker is ready"}, 503)
 
     def _model_row(self, model: Model) -> dict[str, Any]:
         return {

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from dynamo.errors import InvalidArgument
-from dynamo.llm.router_config import KvRouterConfig
+from dynamo.llm.router_config import KvRouterConfig, mode_from_env
 
 __all__ = ["Settings"]
 
@@ -71,7 +71,7 @@ class Settings:
             "body_limit": int(_number(env, "DYN_HTTP_BODY_LIMIT_MB", 45) * (1 << 20)),
             "migration_limit": int(_number(env, "DYN_MIGRATION_LIMIT", 3)),
             "stream_timeout": _number(env, "DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS", 0) or None,
-            "router": env.get("DYN_ROUTER_MODE") or "kv",
+            "router": given.get("router") or mode_from_env(env, "kv").name,
             "router_config": KvRouterConfig.from_env(env),
             "namespace": env.get("DYN_NAMESPACE") or None,
             "paths": {

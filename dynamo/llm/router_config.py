@@ -78,8 +78,23 @@ def _integer(name: str, value: Any, least: int = 0) -> int:
 
 def _choice(name: str, value: Any, allowed: Iterable[str]) -> str:
     if value not in allowed:
-        raise InvalidArgument(f"{name} is {value!r}: one of {', '.join(allowed)}")
+        raise InvalidArgument(f"{name} is {value!r}: must be one of {', '.join(allowed)}")
     return str(value)
+
+
+def mode_from_env(environ: Mapping[str, str], default: str) -> RouterMode:
+    """The mode that ``DYN_ROUTER_MODE`` names.
+
+    Raises
+    ------
+    InvalidArgument : no mode has that name
+    """
+    text = environ.get("DYN_ROUTER_MODE") or default
+    try:
+        return RouterMode.parse(text)
+    except InvalidArgument:
+        names = ", ".join(mode.name for mode in RouterMode)
+        raise InvalidArgument(f"DYN_ROUTER_MODE is {text!r}: must be one of {names}; correct or unset it") from None
 
 
 # The order of the positional arguments in Dynamo 0.8.
@@ -97,10 +112,14 @@ _ORDER_0_8 = (
     "router_prune_target_ratio",
 )
 
+# Options without a default that are no numbers.
+_TEXTS = frozenset({"router_policy_config"})
 _TRUE, _FALSE = ("1", "true", "on", "yes"), ("0", "false", "off", "no", "")
 
 
-def _from_text(name: str, text: str, like: Any) -> Any:
+def _from_text(name: str, text: str) -> Any:
+    """The value of an option that a variable gives; its default says of which kind it is."""
+    like = _DEFAULTS[name]
     if isinstance(like, bool):
         if text.lower() not in _TRUE + _FALSE:
             raise InvalidArgument(f"{name} is {text!r}: must be true or false")
@@ -108,10 +127,11 @@ def _from_text(name: str, text: str, like: Any) -> Any:
     try:
         if isinstance(like, int):
             return int(text)
-        if isinstance(like, float) or like is None:
+        if isinstance(like, float) or (like is None and name not in _TEXTS):
             return float(text)
     except ValueError:
-        raise InvalidArgument(f"{name} is {text!r}: must be a number") from None
+        kind = "a whole number" if isinstance(like, int) else "a number"
+        raise InvalidArgument(f"{name} is {text!r}: must be {kind}") from None
     return text
 
 
@@ -303,11 +323,17 @@ class KvRouterConfig:
     def from_env(cls, environ: Mapping[str, str] | None = None, **options: Any) -> "KvRouterConfig":
         """A configuration from the ``DYN_ROUTER_*`` variables; `options` win over them."""
         environ = os.environ if environ is None else environ
-        values = {
-            name: _from_text(variable, environ[variable], _DEFAULTS[name])
-            for variable, name in _ENV.items()
-            if variable in environ
-        }
+        values: dict[str, Any] = {}
+        for variable, name in _ENV.items():
+            text = environ.get(variable)
+            if not text:
+                continue
+            try:
+                values[name] = _from_text(name, text)
+                cls(**{name: values[name]})
+            except (InvalidArgument, TypeError) as error:
+                what = str(error).partition(": ")[2] or str(error)
+                raise InvalidArgument(f"{variable} is {text!r}: {what}; correct or unset it") from None
         return cls(**{**values, **options})
 
     def to_json(self) -> str:
@@ -541,9 +567,7 @@ class RouterConfig:
     ) -> "RouterConfig":
         """From ``DYN_ROUTER_MODE`` and the other ``DYN_ROUTER_*`` variables; a `mode` given here wins."""
         environ = os.environ if environ is None else environ
-        return cls(
-            mode if mode is not None else environ.get("DYN_ROUTER_MODE", "RoundRobin"), KvRouterConfig.from_env(environ)
-        )
+        return cls(mode if mode is not None else mode_from_env(environ, "RoundRobin"), KvRouterConfig.from_env(environ))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RouterConfig) and vars(self) == vars(other)

@@ -23,6 +23,7 @@ _TABLE: dict[str, str] = {
     "Context": "dynamo._runtime",
     "Annotated": "dynamo._runtime",
     "ResponseStream": "dynamo._runtime",
+    "log_message": "dynamo._runtime",
 }
 
 __getattr__, __dir__, __all__ = _lazy.attach(__name__, _TABLE)

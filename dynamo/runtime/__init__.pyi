@@ -2,6 +2,7 @@
 from dynamo._runtime import Annotated as Annotated
 from dynamo._runtime import Context as Context
 from dynamo._runtime import ResponseStream as ResponseStream
+from dynamo._runtime import log_message as log_message
 from dynamo.runtime.client import Client as Client
 from dynamo.runtime.client import Instance as Instance
 from dynamo.runtime.client import TransportType as TransportType

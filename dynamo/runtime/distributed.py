@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from dynamo.runtime.status import StatusServer
 
 _BACKENDS = ("file", "mem")
-_LEVELS = {"trace": 0, "debug": 1, "info": 2, "warn": 3, "warning": 3, "error": 4, "off": 5}
 # Runtimes that are not shut down, for `DistributedRuntime.detached()`.
 _live: list[weakref.ref[DistributedRuntime]] = []
 
@@ -132,11 +131,17 @@ class DistributedRuntime:
             raise errors.InvalidArgument(f"event plane {event_plane!r}: must be zmq")
         if response_plane not in (None, "tcp"):
             raise errors.InvalidArgument(f"response plane {response_plane!r}: must be tcp")
-        _set_log_level()
+        from dynamo.runtime.logging import configure_dynamo_logging
+
+        configure_dynamo_logging()
         self._loop = event_loop
         self.is_static = is_static
         self.store = Store(backend)
-        self.pool = Pool(connect_timeout=settings.number("DYN_TCP_CONNECT_TIMEOUT", 3.0))
+        self.pool = Pool(
+            connect_timeout=settings.number("DYN_TCP_CONNECT_TIMEOUT", 3.0),
+            request_timeout=settings.number("DYN_TCP_REQUEST_TIMEOUT", 15.0),
+            **_frame_bounds(),
+        )
         self._lease: Lease | None = None
         self._server: Server | None = None
         self._served: dict[str, Endpoint] = {}
@@ -181,7 +186,12 @@ class DistributedRuntime:
         if self._down:
             raise errors.EngineShutdown("the runtime is shut down")
         if self._server is None:
-            self._server = Server(settings.text("DYN_TCP_RPC_HOST", "127.0.0.1"), settings.port("DYN_TCP_RPC_PORT", 0))
+            self._server = Server(
+                settings.text("DYN_TCP_RPC_HOST", "127.0.0.1"),
+                settings.port("DYN_TCP_RPC_PORT", 0),
+                max_requests=settings.whole("DYN_TCP_MAX_REQUESTS", 0, 1),
+                **_frame_bounds(),
+            )
         return self._server
 
     def instance_id(self) -> int:
@@ -310,12 +320,12 @@ class DistributedRuntime:
         return f"<DistributedRuntime {state}>"
 
 
-def _set_log_level() -> None:
-    level = settings.text("DYN_LOG", "").split(",")[0].strip().lower()
-    if level in _LEVELS:
-        from dynamo._runtime import set_log_level
-
-        set_log_level(_LEVELS[level])
+def _frame_bounds() -> dict[str, int]:
+    """0: the default of the C library."""
+    return {
+        "max_message": settings.whole("DYN_TCP_MAX_MESSAGE_SIZE", 0, 4096, 1 << 31),
+        "keep_room": settings.whole("DYN_TCP_SHRINK_MESSAGE_SIZE", 0, 4096),
+    }
 
 
 class Namespace:

@@ -38,6 +38,23 @@ def test_wrong_arguments_end_with_2(dynamo):
     assert code == 2 and "--requests 0: must be above 0" in text
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "remedy"),
+    [
+        ("DYN_ROUTER_MODE", "best", "must be one of RoundRobin, Random"),
+        ("DYN_ROUTER_TTL_SECS", "-1", "must be 0 to"),
+        ("DYN_ROUTER_QUEUE_POLICY", "lifo", "must be one of fcfs"),
+        ("DYN_HTTP_BODY_LIMIT_MB", "much", "it must be a number"),
+        ("DYN_HTTP_PORT", "http", "must be 0 to 65535 (DYN_HTTP_PORT sets the default)"),
+    ],
+)
+def test_a_wrong_variable_is_named_before_anything_is_started(dynamo, variable, value, remedy):
+    for command in (("serve", "--engine", "mocker"), ("frontend",)):
+        code, text = dynamo(*command, env={variable: value})
+        assert code == 2 and repr(value) in text and variable in text and remedy in text, text
+        assert "ready" not in text and "Traceback" not in text
+
+
 def test_version_shows_the_machine(dynamo):
     code, text = dynamo("--version")
     assert code == 0 and text.startswith("dynamo 0.") and "SIMD level" in text

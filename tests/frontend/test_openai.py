@@ -398,6 +398,38 @@ def test_a_key_is_asked_for_where_one_is_set(tmp_path):
     run(main())
 
 
+def test_a_worker_that_takes_no_more_requests_sends_them_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("DYN_TCP_MAX_REQUESTS", "1")
+
+    async def main():
+        async with stack(tmp_path) as s:
+            held = asyncio.Event()
+
+            async def handler(request, context):
+                if text_of(request).endswith("hold"):
+                    await held.wait()
+                yield {"token_ids": [65]}
+                yield {"token_ids": [EOS], "finish_reason": "eos"}
+
+            await s.worker(handler)
+            await s.worker(handler)
+            body = {"model": "m", "prompt": "hold"}
+            first = asyncio.ensure_future(s.http.post("/v1/completions", json=body))
+            await s.until(lambda: len(s.front.records.running) == 1)
+            for _ in range(4):  # round robin: every second one meets the worker that has enough, and moves
+                got = await s.http.post("/v1/completions", json={"model": "m", "prompt": "x"})
+                assert got.status_code == 200 and got.json()["choices"][0]["text"] == "A"
+            second = asyncio.ensure_future(s.http.post("/v1/completions", json=body))
+            await s.until(lambda: len(s.front.records.running) == 2)
+            got = await s.http.post("/v1/completions", json={"model": "m", "prompt": "x"})
+            assert got.status_code == 529 and got.json()["error"]["code"] == "overloaded" and got.headers["retry-after"]
+            held.set()
+            assert {(await first).status_code, (await second).status_code} == {200}
+            assert (await s.http.post("/v1/completions", json=body)).status_code == 200
+
+    run(main())
+
+
 def test_busy_workers_are_not_chosen_and_all_busy_is_said(tmp_path):
     release = None
 

@@ -281,7 +281,10 @@ def test_a_reader_that_stops_holds_its_producer_and_costs_bounded_memory():
     run(main())
 
 
-def test_a_client_that_never_reads_is_cut():
+@pytest.mark.parametrize("write_timeout", [0.2, None])
+def test_a_client_that_never_reads_is_cut_when_there_is_a_limit(write_timeout):
+    """Without a limit it is not: what is seen below is the limit's doing, not that of a full socket."""
+
     async def main():
         ended = asyncio.get_running_loop().create_future()
 
@@ -298,9 +301,14 @@ def test_a_client_that_never_reads_is_cut():
                     ended.set_result(refusals)
                     raise
 
-        async with serving(("GET", "/s", handler), write_timeout=0.2, max_pending_bytes=1 << 20) as server:
+        async with serving(("GET", "/s", handler), write_timeout=write_timeout, max_pending_bytes=1 << 20) as server:
             with socket.create_connection(("127.0.0.1", server.port)) as client:
                 client.send(b"GET /s HTTP/1.1\r\nHost: x\r\n\r\n")
+                if write_timeout is None:
+                    with pytest.raises(asyncio.TimeoutError):
+                        await asyncio.wait_for(asyncio.shield(ended), 1.0)
+                    assert server.stats()["cut"] == 0
+                    client.close()
                 assert await ended >= 1
                 assert server.stats()["cut"] == 1
 
@@ -494,3 +502,36 @@ print("ok")
     process = run_python("-c", program)
     out, _ = process.communicate(timeout=20)
     assert (process.returncode, out.strip()) == (0, "ok"), out
+
+
+def test_an_exact_route_and_a_prefix_of_one_path_come_and_go_apart():
+    async def prefixed(request):
+        return f"prefix {request.path}"
+
+    async def main():
+        server = Server()
+        server.route("GET", "/a", prefixed, prefix=True)
+        server.route_static("/a", "exact", "text/plain")
+        server.start()
+        try:
+            async with aiohttp.ClientSession() as client:
+
+                async def get(path):
+                    async with client.get(server.url + path) as answer:
+                        return await answer.text() if answer.status == 200 else answer.status
+
+                assert await get("/a") == "exact" and await get("/a/b") == "prefix /a/b"
+                server.route_static("/a", "another", "text/plain", replace=True)
+                assert await get("/a") == "another" and await get("/a/b") == "prefix /a/b"
+                server.unroute("GET", "/a")
+                assert await get("/a") == "prefix /a"
+                with pytest.raises(NotFound, match="no route of its own"):
+                    server.unroute("GET", "/a")
+                server.unroute("GET", "/a", prefix=True)
+                assert await get("/a") == 404
+                with pytest.raises(NotFound, match="no prefix route"):
+                    server.unroute("GET", "/a", prefix=True)
+        finally:
+            server.close()
+
+    run(main())

@@ -150,8 +150,23 @@ def test_the_environment_is_read_where_one_asks():
     assert RouterConfig.from_env({}, mode="random").router_mode == RouterMode.Random
     with pytest.raises(ValueError, match="DYN_ROUTER_TEMPERATURE"):
         KvRouterConfig.from_env({"DYN_ROUTER_TEMPERATURE": "warm"})
-    with pytest.raises(ValueError, match="DYN_ROUTER_USE_KV_EVENTS"):
-        KvRouterConfig.from_env({"DYN_ROUTER_USE_KV_EVENTS": "maybe"})
+    for variable, value, remedy in (
+        ("DYN_ROUTER_USE_KV_EVENTS", "maybe", "must be true or false"),
+        ("DYN_ROUTER_TTL_SECS", "-1", "must be 0 to"),
+        ("DYN_ROUTER_TTL_SECS", "0", "must be more"),
+        ("DYN_ROUTER_TEMPERATURE", "nan", "must be 0 to"),
+        ("DYN_ROUTER_EVENT_THREADS", "2.5", "must be a whole number"),
+        ("DYN_ROUTER_EVENT_THREADS", "0", "must be 1 or more"),
+        ("DYN_ROUTER_QUEUE_POLICY", "lifo", "must be one of fcfs, lcfs, wspt"),
+    ):
+        with pytest.raises(ValueError, match=f"^{variable} is '{value}': {remedy}.*; correct or unset it$"):
+            KvRouterConfig.from_env({variable: value})
+    with pytest.raises(
+        ValueError, match=r"^DYN_ROUTER_MODE is 'best': must be one of RoundRobin, .*; correct or unset"
+    ):
+        RouterConfig.from_env({"DYN_ROUTER_MODE": "best"})
+    assert KvRouterConfig.from_env({"DYN_ROUTER_TTL_SECS": ""}) == KvRouterConfig()  # empty: not set
+    assert KvRouterConfig.from_env({"DYN_ROUTER_POLICY_CONFIG": "/p.yaml"}).router_policy_config == "/p.yaml"
 
 
 @pytest.mark.parametrize(

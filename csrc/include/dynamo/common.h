@@ -92,11 +92,15 @@ DYN_API uint8_t *dyn_buf_data(dyn_buf *self); /* borrowed while a reference live
 DYN_API size_t dyn_buf_size(const dyn_buf *self);
 
 /* ---- log ---------------------------------------------------------------------------------------
- * One line per message on standard error, written by one write(2), never through Python.
+ * One line per message on standard error, written by one write(2), never through Python:
+ *   2026-11-21T10:00:00.123Z  WARN dynamo.events: text
+ *   {"time":"2026-11-21T10:00:00.123Z","level":"WARN","target":"dynamo.events","message":"text"}
  */
 enum dyn_log_level { DYN_LOG_TRACE, DYN_LOG_DEBUG, DYN_LOG_INFO, DYN_LOG_WARN, DYN_LOG_ERROR, DYN_LOG_OFF };
 DYN_API void dyn_log_set_level(enum dyn_log_level level); /* DYN_LOG_WARN at start */
 DYN_API enum dyn_log_level dyn_log_get_level(void);
+enum dyn_log_form { DYN_LOG_JSON = 1, DYN_LOG_LOCAL_TIME = 2 }; /* bits; local: times with their offset, not UTC */
+DYN_API void dyn_log_set_form(unsigned form);                   /* 0 at start */
 /* `area` names who speaks ("events"); the message has no trailing newline. Longer than 2 KiB: cut. */
 DYN_API void dyn_log(enum dyn_log_level level, const char *area, const char *format, ...) DYN_PRINTF(3, 4);
 

@@ -85,12 +85,12 @@ DYN_API void dyn_http_server_stats(const dyn_http_server *self, dyn_http_stats *
 enum dyn_http_route_flags {
     DYN_HTTP_PREFIX = 1,  /* every path that begins with this one */
     DYN_HTTP_OPEN = 2,    /* needs no api key */
-    DYN_HTTP_REPLACE = 4, /* takes the place of a route for the same method and path, if there is one */
+    DYN_HTTP_REPLACE = 4, /* takes the place of a route of the same method, path and kind, if there is one */
 };
 /* A handler: on the loop thread. It has one reference to x: dyn_http_exchange_unref() when done, now or later. */
 typedef void (*dyn_http_handler)(void *user, dyn_http_exchange *x);
 /* Send requests for `method` (upper case; "*": any) and `path` to a handler. An exact path wins over a prefix, a
- * long prefix over a short one. GET routes answer HEAD as well; the body is left out by the server.
+ * long prefix over a short one; one path may have one of each kind. GET routes answer HEAD as well; the body is left out by the server.
  * user     borrowed until the route is removed or the server freed.
  * errors   DYN_ENOMEM, DYN_EINVAL, DYN_EEXIST, DYN_ECLOSED. */
 DYN_API int dyn_http_route(dyn_http_server *self, const char *method, const char *path, unsigned flags,
@@ -101,8 +101,9 @@ DYN_API int dyn_http_route(dyn_http_server *self, const char *method, const char
  * box      a reference is taken. */
 DYN_API int dyn_http_route_mail(dyn_http_server *self, const char *method, const char *path, unsigned flags,
                                 dyn_mailbox *box, void *owner);
-/* errors  DYN_ENOENT. Requests that are on their way still arrive. */
-DYN_API int dyn_http_unroute(dyn_http_server *self, const char *method, const char *path);
+/* Take a route away: the one for the path alone, or with DYN_HTTP_PREFIX in `flags` the one for all paths that begin
+ * so; both may be there. Requests that are on their way still arrive.   errors  DYN_ENOENT. */
+DYN_API int dyn_http_unroute(dyn_http_server *self, const char *method, const char *path, unsigned flags);
 /* The exchange in a mail from a route, one reference, new; NULL: that was the route's last mail. Takes the mail. */
 DYN_API dyn_http_exchange *dyn_http_from_mail(dyn_mail *mail);
 

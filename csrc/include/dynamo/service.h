@@ -14,7 +14,10 @@
  * Results  arrive in one of two ways, chosen at the start: callbacks on the loop thread, or mails in a
  *          dyn_mailbox. Callbacks must be short and must not block.
  * Errors   a dyn_error code; a call that has started reports its end exactly once.
- * Bounds   each stream has a window of credit in bytes: a slow reader stops its own producer only.
+ * Bounds   each stream has a window of credit in bytes, which counts items with the sizes before them (wire.h): a slow
+ *          reader stops its own producer only. A server takes so many connections, each so many streams, and each
+ *          endpoint so many requests at one time; what comes beyond is refused with DYN_EOVERLOAD, so that
+ *          its caller can go elsewhere.
  */
 #ifndef DYNAMO_SERVICE_H
 #define DYNAMO_SERVICE_H
@@ -39,7 +42,9 @@ typedef struct dyn_service_options { /* 0 in a field means its default */
     uint32_t window;                 /* credit of a stream, bytes; 256 KiB */
     uint32_t max_streams;            /* open streams of one connection; 16384 */
     uint32_t max_connections;        /* of a server; 4096 */
+    uint32_t max_requests;           /* running requests of one endpoint of a server; 16384 */
     uint32_t max_backlog;            /* unsent bytes of one connection before it counts as broken; 256 MiB */
+    uint32_t keep_room;              /* buffers of a connection over so many bytes go back when empty; 1 MiB */
     uint32_t connect_timeout_ms;     /* 3000 */
     uint32_t ping_ms;                /* silence after which a ping goes out; 5000 */
     uint32_t dead_ms;                /* silence after which the peer counts as dead; 15000 */
@@ -121,7 +126,8 @@ DYN_API const dyn_failure *dyn_call_failure(const dyn_call *self);
 
 DYN_API dyn_call *dyn_call_ref(dyn_call *self);
 DYN_API void dyn_call_unref(dyn_call *self); /* does not end the call; NULL is allowed */
-/* Give back credit for `bytes` of items (the sizes of the items; DYN_CALL_ITEMS: items.size). */
+/* Give back credit for `bytes` that were consumed, counted as the window counts them: dyn_items_cost() of each item,
+ * or the items.size of a DYN_CALL_ITEMS mail. Who gives back less sees the stream stand still one day. */
 DYN_API void dyn_call_consumed(dyn_call *self, size_t bytes, dyn_cork *cork);
 DYN_API void dyn_call_stop(dyn_call *self, dyn_cork *cork); /* ask the handler to finish; items still come */
 /* From now on it may take so long: then it is dropped, and its end comes with DYN_ETIMEDOUT. */
@@ -176,7 +182,9 @@ DYN_API void dyn_endpoint_stop(dyn_endpoint *self);
 DYN_API void dyn_endpoint_unref(dyn_endpoint *self); /* NULL is allowed; stops it too */
 
 typedef struct dyn_endpoint_stats {
-    uint64_t requests, failed, items, bytes_in, bytes_out;
+    uint64_t requests; /* that were taken */
+    uint64_t refused;  /* beyond max_requests */
+    uint64_t failed, items, bytes_in, bytes_out;
     uint64_t duration_ns; /* sum over finished requests */
     uint32_t inflight;
 } dyn_endpoint_stats;

@@ -118,6 +118,8 @@ DYN_API int dyn_credit_read(const dyn_frame *frame, uint64_t *bytes);
 /* ---- items in an ITEMS body ------------------------------------------------------------------- */
 /* Append one item to a body under construction.  errors  DYN_ENOMEM. */
 DYN_API int dyn_items_add(dyn_bytes *out, const void *item, size_t size);
+/* What an item of this size takes of an ITEMS body, and of the window of its stream: its size varint too. */
+DYN_API size_t dyn_items_cost(size_t size);
 /* Take the next item off `rest`: false at the end, or when the rest is malformed (rest->size stays above 0). */
 DYN_API bool dyn_items_next(dyn_slice *rest, dyn_slice *item);
 /* Is the body a whole number of items, at least one? */

@@ -442,8 +442,16 @@ void dyn__http_dispatch(dyn_http_exchange *x)
 struct route_call {
     dyn_http_server *self;
     const char *method, *path;
-    dyn__http_route *route;
+    unsigned flags;
+    dyn__http_route *route; /* to add */
 };
+
+/* Is this the route that the call names? An exact path and a prefix are two, even where they are spelt alike. */
+static bool named(const dyn__http_route *route, const struct route_call *call)
+{
+    return ((route->flags ^ call->flags) & DYN_HTTP_PREFIX) == 0 && strcmp(route->method, call->method) == 0 &&
+           strcmp(route->path, call->path) == 0;
+}
 
 static int add_here(void *arg)
 {
@@ -452,15 +460,13 @@ static int add_here(void *arg)
     if (atomic_load(&self->stopping)) return dyn__fail(DYN_ECLOSED, "this server was stopped");
     for (size_t i = 0; i < self->route_count; i++) {
         dyn__http_route *each = self->routes[i];
-        if (strcmp(each->method, call->method) == 0 && strcmp(each->path, call->path) == 0 &&
-            !((each->flags ^ call->route->flags) & DYN_HTTP_PREFIX)) {
-            if (call->route->flags & DYN_HTTP_REPLACE) {
-                self->routes[i] = call->route;
-                retire(each);
-                return DYN_OK;
-            }
-            return dyn__fail(DYN_EEXIST, "%s %.200s has a route already", call->method, call->path);
-        }
+        if (!named(each, call)) continue;
+        if (!(call->flags & DYN_HTTP_REPLACE))
+            return dyn__fail(DYN_EEXIST, "%s %.200s has a route already: take it away first, or replace it",
+                             call->method, call->path);
+        self->routes[i] = call->route;
+        retire(each);
+        return DYN_OK;
     }
     if (self->route_count == self->route_room) {
         size_t room = self->route_room == 0 ? 16 : 2 * self->route_room;
@@ -500,7 +506,7 @@ static int add(dyn_http_server *self, const char *method, const char *path, dyn_
     }
     if ((route->path = dyn__strdup(path)) == NULL) goto fail;
     route->path_length = strlen(path);
-    struct route_call call = {.self = self, .method = method, .path = path, .route = route};
+    struct route_call call = {self, method, path, route->flags, route};
     if ((rc = dyn_loop_run(self->loop, add_here, &call)) < 0) goto fail;
     return DYN_OK;
 fail:
@@ -545,16 +551,17 @@ static int remove_here(void *arg)
     dyn_http_server *self = call->self;
     for (size_t i = 0; i < self->route_count; i++) {
         dyn__http_route *route = self->routes[i];
-        if (strcmp(route->method, call->method) != 0 || strcmp(route->path, call->path) != 0) continue;
+        if (!named(route, call)) continue;
         self->routes[i] = self->routes[--self->route_count];
         retire(route);
         return DYN_OK;
     }
-    return dyn__fail(DYN_ENOENT, "%.20s %.200s has no route", call->method, call->path);
+    return dyn__fail(DYN_ENOENT, "%.20s %.200s has no %s", call->method, call->path,
+                     call->flags & DYN_HTTP_PREFIX ? "prefix route" : "route of its own");
 }
 
-int dyn_http_unroute(dyn_http_server *self, const char *method, const char *path)
+int dyn_http_unroute(dyn_http_server *self, const char *method, const char *path, unsigned flags)
 {
-    struct route_call call = {.self = self, .method = method, .path = path};
+    struct route_call call = {self, method, path, flags, NULL};
     return dyn_loop_run(self->loop, remove_here, &call);
 }

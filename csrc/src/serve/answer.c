@@ -491,8 +491,7 @@ static void on_item(void *user, const uint8_t *bytes, size_t size)
         struct dyn__item item;
         if (choice->attempt == NULL && dyn__item_read(bytes, size, &item) == DYN_OK) note(choice, &item);
     }
-    uint8_t prefix[DYN_WIRE_VARINT_MAX];
-    pay(self, attempt, size + dyn_varint_write(prefix, size)); /* the window counts an item with its size before it */
+    pay(self, attempt, dyn_items_cost(size));
     release(attempt);
 }
 

@@ -327,8 +327,8 @@ static int start(dyn_pool *pool, const dyn_call_request *request, dyn_call *call
     if (path == NULL || *path == '\0')
         return dyn__fail(DYN_EINVAL, "address \"%.100s\": must be host:port/path", request->address);
     if (request->payload.size > pool->plane->options.max_frame)
-        return dyn__fail(DYN_ELIMIT, "a request of %zu bytes: at most %u", request->payload.size,
-                         pool->plane->options.max_frame);
+        return dyn__fail(DYN_ELIMIT, "a request of %zu bytes: at most %u; DYN_TCP_MAX_MESSAGE_SIZE allows more",
+                         request->payload.size, pool->plane->options.max_frame);
     dyn_request_frame frame = {
         .window = call->window,
         .deadline_ms = request->deadline_ms,
@@ -356,8 +356,10 @@ static int start(dyn_pool *pool, const dyn_call_request *request, dyn_call *call
         }
         size_t before = conn->out.size;
         if (request->payload.size > conn->peer_max_frame)
-            rc = dyn__fail(DYN_ELIMIT, "a request of %zu bytes: the worker takes %zu", request->payload.size,
-                           conn->peer_max_frame);
+            rc = dyn__fail(DYN_ELIMIT,
+                           "a request of %zu bytes: the worker takes %zu; its DYN_TCP_MAX_MESSAGE_SIZE "
+                           "allows more",
+                           request->payload.size, conn->peer_max_frame);
         else
             rc = dyn_request_write(&conn->out, conn->next_id, &frame);
         if (rc == DYN_OK && (rc = dyn__ids_put(&conn->ids, conn->next_id, call)) < 0) conn->out.size = before;

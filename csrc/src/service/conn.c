@@ -28,7 +28,6 @@
 enum {
     SCRATCH = 256 << 10,
     READ_BUDGET = 1 << 20, /* of one connection in one turn, so that the others get theirs */
-    KEEP_ROOM = 1 << 20,   /* buffers larger than this are given back once they are empty */
     TICK_MS = 100,
 };
 
@@ -46,7 +45,9 @@ static void fill_options(dyn_service_options *self, const dyn_service_options *g
     OR(window, 256 << 10);
     OR(max_streams, 16384);
     OR(max_connections, 4096);
+    OR(max_requests, 16384);
     OR(max_backlog, 256u << 20);
+    OR(keep_room, 1 << 20);
     OR(connect_timeout_ms, 3000);
     OR(ping_ms, 5000);
     OR(dead_ms, 15000);
@@ -346,7 +347,7 @@ static void flush(dyn__conn *self)
     bool blocked = false;
     while (failed == 0 && !blocked) {
         if (self->sent == self->sending.size) { /* I2 */
-            if (self->sending.room > KEEP_ROOM) dyn_bytes_free(&self->sending);
+            if (self->sending.room > self->plane->options.keep_room) dyn_bytes_free(&self->sending);
             self->sending.size = self->sent = 0;
             if (self->out.size == 0) break;
             dyn_bytes empty = self->sending;
@@ -475,7 +476,7 @@ static void receive(dyn__conn *self)
         if (direct) {
             if (rest.size > 0) memmove(in->data, rest.data, rest.size);
             in->size = rest.size;
-            if (in->size == 0 && in->room > KEEP_ROOM) dyn_bytes_free(in);
+            if (in->size == 0 && in->room > self->plane->options.keep_room) dyn_bytes_free(in);
         } else if ((rc = dyn_bytes_append(in, rest.data, rest.size)) < 0) {
             break;
         }

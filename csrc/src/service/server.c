@@ -35,7 +35,7 @@ struct dyn_endpoint {
     dyn_endpoint_hook hook;
     void *hook_user;
     dyn_endpoint *next;
-    atomic_uint_fast64_t requests, failed, items, bytes_in, bytes_out, duration_ns;
+    atomic_uint_fast64_t requests, refused, failed, items, bytes_in, bytes_out, duration_ns;
     atomic_uint inflight;
 };
 
@@ -240,6 +240,15 @@ static dyn_stream *new_stream(dyn__conn *conn, dyn_endpoint *endpoint, uint64_t 
     return self;
 }
 
+/* One more request runs at this endpoint, unless there are too many. */
+static bool admit(dyn_endpoint *self, uint32_t most)
+{
+    if (atomic_fetch_add_explicit(&self->inflight, 1, memory_order_relaxed) < most) return true;
+    atomic_fetch_sub_explicit(&self->inflight, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&self->refused, 1, memory_order_relaxed);
+    return false;
+}
+
 static int request_came(dyn__conn *conn, const dyn_frame *frame, dyn_cork *cork)
 {
     dyn_pair headers[DYN_WIRE_MAX_HEADERS];
@@ -255,8 +264,19 @@ static int request_came(dyn__conn *conn, const dyn_frame *frame, dyn_cork *cork)
                  (int)(request.path.size < 200 ? request.path.size : 200), (const char *)request.path.data);
         return refuse(conn, frame->stream, DYN_ENOENT, text, cork);
     }
+    if (!admit(endpoint, server->plane->options.max_requests)) {
+        char text[512];
+        snprintf(
+            text, sizeof text,
+            "endpoint %.200s: %u requests are running, as many as it takes: ask another worker, or this one later; "
+            "the worker's max_requests (DYN_TCP_MAX_REQUESTS) says how many",
+            endpoint->path, server->plane->options.max_requests);
+        dyn_endpoint_unref(endpoint);
+        return refuse(conn, frame->stream, DYN_EOVERLOAD, text, cork);
+    }
     dyn_stream *stream = new_stream(conn, endpoint, frame->stream, &request);
     if (stream == NULL) {
+        atomic_fetch_sub_explicit(&endpoint->inflight, 1, memory_order_relaxed);
         dyn_endpoint_unref(endpoint);
         return refuse(conn, frame->stream, DYN_EOVERLOAD, "the worker has no memory for this request", cork);
     }
@@ -269,6 +289,7 @@ static int request_came(dyn__conn *conn, const dyn_frame *frame, dyn_cork *cork)
     if (in) stream_keep(stream); /* of ids */
     dyn__conn_unlock(conn);
     if (!in) {
+        atomic_fetch_sub_explicit(&endpoint->inflight, 1, memory_order_relaxed);
         stream->over = true; /* it never began */
         dyn_stream_unref(stream);
         if (twice) return dyn__fail(DYN_EPROTO, "a second request on a stream that is open");
@@ -276,7 +297,6 @@ static int request_came(dyn__conn *conn, const dyn_frame *frame, dyn_cork *cork)
         return refuse(conn, frame->stream, DYN_EOVERLOAD, "too many requests are open on this connection", cork);
     }
     atomic_fetch_add_explicit(&endpoint->requests, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&endpoint->inflight, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&endpoint->bytes_in, request.payload.size, memory_order_relaxed);
     if (endpoint->mailbox != NULL)
         dyn_mailbox_put(endpoint->mailbox, &stream->request_mail.mail);
@@ -594,6 +614,7 @@ void dyn_endpoint_get_stats(const dyn_endpoint *self, dyn_endpoint_stats *out)
 {
     *out = (dyn_endpoint_stats){
         .requests = atomic_load(&self->requests),
+        .refused = atomic_load(&self->refused),
         .failed = atomic_load(&self->failed),
         .items = atomic_load(&self->items),
         .bytes_in = atomic_load(&self->bytes_in),

@@ -233,6 +233,12 @@ int dyn_credit_write(dyn_bytes *out, uint64_t stream, uint64_t bytes)
     return dyn_frame_write(out, DYN_FRAME_CREDIT, stream, body, dyn_varint_write(body, bytes));
 }
 
+size_t dyn_items_cost(size_t size)
+{
+    uint8_t number[DYN_WIRE_VARINT_MAX];
+    return dyn_varint_write(number, size) + size;
+}
+
 int dyn_items_add(dyn_bytes *out, const void *item, size_t size)
 {
     int rc = dyn_bytes_reserve(out, size + DYN_WIRE_VARINT_MAX);
