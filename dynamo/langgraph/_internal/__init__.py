@@ -1,0 +1,1 @@
+"""Parts that the public modules share. Other distributions import some of them, so their names stay."""
