@@ -8,7 +8,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_AsDouble
 from cpython.list cimport PyList_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from cpython.sequence cimport PySequence_GetSlice
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from dynamo._dtype cimport DType, code_of, code_of_format, dtype_of
@@ -16,13 +17,16 @@ from dynamo._errors cimport check
 from dynamo.c_common cimport dyn_buf, dyn_buf_data, dyn_buf_new, dyn_buf_new_zeroed, dyn_buf_ref, dyn_buf_size
 from dynamo.c_common cimport dyn_buf_unref
 from dynamo.c_tensor cimport *
+from dynamo.c_tensor_frames cimport *
 
 from dynamo._dtype import supported_names
+from dynamo.errors import Cancelled, InvalidArgument
 
 
 cdef extern from "Python.h":
     void PyObject_GC_UnTrack(void *)
     bint PyFloat_CheckExact(object)
+    object PyMemoryView_FromObject(object)
 
 cdef enum:
     GIL_FROM = 1 << 18      # bytes: about 10 microseconds of copying
@@ -621,6 +625,44 @@ cdef class Tensor:
         view.suboffsets = NULL
         view.internal = NULL
 
+    # -- frames --
+
+    def to_frames(self, chunk_size=65536):
+        """The tensor as frames of a stream: META, PAYLOAD in chunks, END.
+
+        Parameters
+        ----------
+        chunk_size : int
+            Bytes of a PAYLOAD, 1 to 2^32 - 1.
+
+        Returns
+        -------
+        list of buffers
+            Heads as bytes, payloads as views of this memory, in the order of the stream: for ``writelines`` and
+            ``sendmsg``. ``b"".join()`` makes them one string. A tensor with gaps is copied once.
+        """
+        return frames_of(self, chunk_size)
+
+    @staticmethod
+    def from_frames(data, *, max_bytes=1 << 30):
+        """The one tensor of a whole stream of frames.
+
+        Parameters
+        ----------
+        data : bytes-like or iterable of them
+            What `to_frames` gives, cut anywhere.
+        max_bytes : int
+            A larger tensor is refused when it is announced, before there is memory for it.
+
+        Raises
+        ------
+        ValueError
+            The frames are malformed, out of order or incomplete; `Overloaded` for a tensor above `max_bytes`.
+        dynamo.errors.Cancelled
+            The sender gave up.
+        """
+        return one_of_frames(data, max_bytes)
+
     # -- other views --
 
     def view(self, dtype):
@@ -677,3 +719,198 @@ cdef object viewed(Tensor self, object dtype):
     if self._dtype.info.format != NULL:
         return numpy.asarray(self)
     return numpy.asarray(self.view(f"uint{8 * self._dtype.info.size}")).view(dtype)
+
+
+# ---- frames ------------------------------------------------------------------------------------------------------------
+
+cdef bytes _end = b"\x02\0\0\0\0\0\0\0\0"
+
+
+# The bytes of a packed tensor in one dimension.
+cdef Tensor flat_bytes(Tensor self):
+    cdef Tensor out = sibling(self, DYN_UINT8, 1)
+    out.dims[0] = self.nbytes
+    out.dims[1] = 1
+    settle(out)
+    return out
+
+
+cdef list frames_of(Tensor self, object chunk_size):
+    cdef dyn_tensor_meta meta
+    cdef uint8_t small[512]
+    cdef uint8_t *heads = small
+    cdef size_t meta_end
+    cdef uint64_t at, chunk
+    cdef bytes name = b"" if self.name is None else (<str>self.name).encode()
+    cdef bytes full
+    cdef list out
+    if not 1 <= chunk_size <= 0xffffffff:
+        raise ValueError(f"chunk_size is {chunk_size}: must be 1 to 2^32 - 1")
+    chunk = chunk_size
+    meta.dtype = self.c.dtype
+    meta.device = DYN_DEVICE_CPU
+    meta.ndim = self.c.ndim
+    memcpy(meta.shape, self.c.shape, self.c.ndim * sizeof(int64_t))
+    meta.name = name
+    meta.name_size = len(name)
+    meta_end = DYN_TENSOR_HEAD + dyn_tensor_meta_size(&meta)
+    if meta_end + DYN_TENSOR_HEAD > sizeof(small):
+        if meta.name_size > 0xffff:
+            raise OverflowError(f"a name of {meta.name_size} bytes: a frame holds 65,535")
+        heads = <uint8_t *>PyMem_Malloc(meta_end + DYN_TENSOR_HEAD)
+        if heads == NULL:
+            raise MemoryError()
+    try:
+        check(dyn_tensor_meta_write(&meta, heads + DYN_TENSOR_HEAD))
+        dyn_tensor_head_write(heads, DYN_TENSOR_META, <uint32_t>(meta_end - DYN_TENSOR_HEAD))
+        if self.nbytes == 0:
+            return [PyBytes_FromStringAndSize(<char *>heads, meta_end), _end]
+        dyn_tensor_head_write(heads + meta_end, DYN_TENSOR_PAYLOAD, <uint32_t>min(chunk, self.nbytes))
+        full = PyBytes_FromStringAndSize(<char *>heads + meta_end, DYN_TENSOR_HEAD)
+        out = [PyBytes_FromStringAndSize(<char *>heads, meta_end + DYN_TENSOR_HEAD)]
+    finally:
+        if heads != small:
+            PyMem_Free(heads)
+    bytes_of = PyMemoryView_FromObject(flat_bytes(self if self.packed else copied(self, None)))
+    if chunk >= self.nbytes:
+        out.append(bytes_of)
+    else:
+        at = 0
+        while self.nbytes - at > chunk:
+            if at > 0:
+                out.append(full)
+            out.append(PySequence_GetSlice(bytes_of, at, at + chunk))
+            at += chunk
+        if self.nbytes - at == chunk:
+            out.append(full)
+        else:
+            dyn_tensor_head_write(small, DYN_TENSOR_PAYLOAD, <uint32_t>(self.nbytes - at))
+            out.append(PyBytes_FromStringAndSize(<char *>small, DYN_TENSOR_HEAD))
+        out.append(PySequence_GetSlice(bytes_of, at, self.nbytes))
+    out.append(_end)
+    return out
+
+
+@cython.final
+cdef class TensorReader:
+    """A stream of tensor frames, read as its bytes come.
+
+    Parameters
+    ----------
+    max_bytes : int
+        A larger tensor is refused when it is announced, before there is memory for it.
+    max_message : int
+        The same for messages, token batches and reasons.
+
+    Examples
+    --------
+    >>> reader = TensorReader()
+    >>> for piece in Tensor([1.0], name="w").to_frames():
+    ...     for kind, value in reader.feed(piece):
+    ...         print(kind, value)
+    tensor Tensor(name='w', shape=[1], dtype=float32)
+    end None
+    """
+    cdef dyn_tensor_reader *ptr
+    cdef bint busy
+
+    def __cinit__(self, max_bytes=1 << 30, max_message=4 << 20):
+        cdef dyn_tensor_limits limits
+        if not 1 <= max_bytes < 1 << 63:
+            raise ValueError(f"max_bytes is {max_bytes}: must be 1 or more")
+        if not 1 <= max_message < 1 << 32:
+            raise ValueError(f"max_message is {max_message}: must be 1 to 2^32 - 1")
+        limits.tensor = max_bytes
+        limits.message = max_message
+        check(dyn_tensor_reader_new(&self.ptr, &limits))
+
+    def __dealloc__(self):
+        dyn_tensor_reader_free(self.ptr)
+
+    def feed(self, data):
+        """Read more bytes.
+
+        Returns
+        -------
+        list of (str, object)
+            What is complete now: ("tensor", Tensor), ("message", bytes), ("tokens", bytes), ("credit", int),
+            ("cancel", str), ("end", None).
+
+        Raises
+        ------
+        ValueError
+            The bytes cannot be such a stream; every later call says so again.
+        """
+        cdef _Lease lease = _Lease.__new__(_Lease)
+        cdef dyn_tensor_event event
+        cdef const uint8_t *at
+        cdef size_t left, used
+        cdef int rc
+        cdef list out = []
+        if self.busy:
+            raise RuntimeError("another thread is feeding this reader")
+        PyObject_GetBuffer(data, &lease.view, PyBUF_C_CONTIGUOUS)
+        at = <const uint8_t *>lease.view.buf
+        left = lease.view.len
+        while True:
+            if left >= GIL_FROM:
+                self.busy = True
+                with nogil:
+                    rc = dyn_tensor_reader_feed(self.ptr, at, left, &used, &event)
+                self.busy = False
+            else:
+                rc = dyn_tensor_reader_feed(self.ptr, at, left, &used, &event)
+            check(rc)
+            if event.type == DYN_TENSOR_EVENT_NONE:
+                return out
+            at += used
+            left -= used
+            if event.type == DYN_TENSOR_EVENT_TENSOR:
+                out.append(("tensor", of_event(&event)))
+            elif event.type == DYN_TENSOR_EVENT_MESSAGE:
+                out.append(("message", (<const char *>event.data)[:event.size]))
+            elif event.type == DYN_TENSOR_EVENT_TOKENS:
+                out.append(("tokens", (<const char *>event.data)[:event.size]))
+            elif event.type == DYN_TENSOR_EVENT_CREDIT:
+                out.append(("credit", event.credit))
+            elif event.type == DYN_TENSOR_EVENT_CANCEL:
+                out.append(("cancel", (<const char *>event.data)[:event.size].decode("utf-8", "replace")))
+            elif event.type == DYN_TENSOR_EVENT_END:
+                out.append(("end", None))
+
+    def end(self):
+        """There are no more bytes.
+
+        Raises
+        ------
+        dynamo.errors.Truncated
+            The stream is not over.
+        """
+        check(dyn_tensor_reader_end(self.ptr))
+
+
+cdef Tensor of_event(dyn_tensor_event *event):
+    cdef object name = None
+    try:
+        if event.meta.name != NULL:
+            name = event.meta.name[:event.meta.name_size].decode("utf-8", "replace")
+        return tensor_from_buf(event.buf, 0, event.meta.dtype, event.meta.ndim, event.meta.shape, name)
+    finally:
+        dyn_buf_unref(event.buf)
+
+
+cdef Tensor one_of_frames(object data, object max_bytes):
+    cdef TensorReader reader = TensorReader(max_bytes)
+    cdef Tensor out = None
+    for piece in ((data,) if PyObject_CheckBuffer(data) else data):
+        for kind, value in reader.feed(piece):
+            if kind == "tensor":
+                if out is not None:
+                    raise InvalidArgument("the stream has more than one tensor: use TensorReader")
+                out = value
+            elif kind == "cancel":
+                raise Cancelled(f"the sender cancelled: {value or 'no reason given'}")
+    reader.end()
+    if out is None:
+        raise InvalidArgument("the stream ends without a tensor")
+    return out

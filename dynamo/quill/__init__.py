@@ -14,6 +14,7 @@ _TABLE: dict[str, str] = {
     "DType": "dynamo._dtype",
     "Tensor": "dynamo._tensor",
     "TensorMeta": "dynamo._tensor",
+    "TensorReader": "dynamo._tensor",
 }
 
 __getattr__, __dir__, __all__ = _lazy.attach(__name__, _TABLE)

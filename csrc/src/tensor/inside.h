@@ -21,4 +21,8 @@ bool dyn__walk_next(dyn__walk *walk);
 /* Elements that lie `step` bytes apart, beside one another; no alignment is asked of `from`. */
 void dyn__gather(uint8_t *out, const uint8_t *from, int64_t step, size_t count, size_t size);
 
+
+/* DYN_EPROTO with a sentence for a type that no frame has. */
+int dyn__tensor_type_check(uint8_t type);
+
 #endif
