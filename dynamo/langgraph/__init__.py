@@ -5,6 +5,7 @@ stores, caches and the prebuilt agents stay those of their own distributions.
 """
 
 from dynamo import _lazy
+from dynamo.langgraph import _install
 
 _TABLE: dict[str, str] = {
     **{
@@ -14,12 +15,15 @@ _TABLE: dict[str, str] = {
             *("runtime", "stream", "types", "typing", "utils", "version", "warnings"),
         )
     },
+    **{name: f"dynamo.langgraph.{name}" for name in ("cache", "checkpoint", "prebuilt", "store")},
     "ChannelError": "dynamo.langgraph._internal._errors",
     "CheckpointError": "dynamo.langgraph._internal._errors",
     "PregelError": "dynamo.langgraph._internal._errors",
     "StateGraphError": "dynamo.langgraph._internal._errors",
     "create_compiled_graph": "dynamo.langgraph.graph._create",
     "create_state_graph": "dynamo.langgraph.graph._create",
+    "install": "dynamo.langgraph._install",
 }
 
 __getattr__, __dir__, __all__ = _lazy.attach(__name__, _TABLE)
+_install.attend()
