@@ -3,7 +3,12 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from dynamo.c_index cimport dyn_approx, dyn_index
 from dynamo.c_kv_sink cimport dyn_kv_sink
+from dynamo.c_metrics cimport dyn_series
 from dynamo.c_router cimport dyn_router, dyn_router_config
+
+
+cdef enum:
+    STAGES = 5                  # block hashing, sequence hashing, finding, scheduling, all
 
 
 # Arrays that one pick needs and the next one uses again.
@@ -40,6 +45,7 @@ cdef class SelectionCore:
     cdef dyn_kv_sink sink       # give it to a subscriber that keeps a reference to this object
     cdef Scratch spare
     cdef bint spare_taken
+    cdef dyn_series *stages[STAGES]     # references; the first is NULL while nobody wants to know how long they take
     cdef readonly uint32_t block_size
     cdef readonly object config
     cdef readonly object mode

@@ -3,6 +3,7 @@ from typing import Any, final
 
 from typing_extensions import Self
 
+from dynamo._metrics import Metric
 from dynamo.llm.router_config import KvRouterConfig, LoadThresholdConfig, RouterMode, RoutingConstraints
 
 _Ids = Sequence[int] | Any  # or any array of integers
@@ -112,6 +113,9 @@ class SelectionCore:
     def expire(self) -> int: ...
     def loads(self) -> list[dict[str, Any]]: ...
     def stats(self) -> dict[str, int]: ...
+    def time_stages(
+        self, block_hashing: Metric, seq_hashing: Metric, find: Metric, scheduling: Metric, total: Metric
+    ) -> None: ...
     def stored(
         self,
         worker_id: int,

@@ -14,9 +14,11 @@ from libc.string cimport memcpy, memset
 from dynamo._errors cimport check, error_of
 from dynamo._hash cimport Hashes, Tokens, drop_hashes, seed_of, take_hashes, take_tokens, u64
 from dynamo._mailbox cimport Mailbox, Receiver, mailbox_of
+from dynamo._metrics cimport Metric
 from dynamo.c_common cimport DYN_EAGAIN, DYN_ENOENT, DYN_ENOMEM, DYN_OK, dyn_error_clear, dyn_now_ns
 from dynamo.c_hash cimport dyn_hash_block_count, dyn_hash_blocks, dyn_hash_chain
 from dynamo.c_index cimport *
+from dynamo.c_metrics cimport dyn_series_observe, dyn_series_ref, dyn_series_unref
 from dynamo.c_mailbox cimport dyn_mail, dyn_mailbox, dyn_mailbox_put, dyn_mailbox_ref, dyn_mailbox_unref
 from dynamo.c_router cimport *
 
@@ -396,6 +398,22 @@ cdef class SelectionCore:
         dyn_index_unref(self.index)
         dyn_approx_unref(self.approx)
         drop(&self.spare)
+        for stage in range(STAGES):
+            dyn_series_unref(self.stages[stage])
+
+    def time_stages(self, Metric block_hashing not None, Metric seq_hashing not None, Metric find not None,
+                    Metric scheduling not None, Metric total not None):
+        """Observe, in milliseconds, how long the stages of each booked pick take: histograms whose labels are given.
+
+        What a request waits in the queue for is no part of it. Once, before the first pick.
+        """
+        cdef Metric metric
+        if self.stages[0] != NULL:
+            raise InvalidArgument("the stages are timed already")
+        for metric in (block_hashing, seq_hashing, find, scheduling, total):
+            metric.ready()
+        for stage, metric in enumerate((block_hashing, seq_hashing, find, scheduling, total)):
+            self.stages[stage] = dyn_series_ref(metric.series)
 
     cdef dyn_router_config _c_config(self, object config, object thresholds):
         cdef dyn_router_config c
@@ -588,16 +606,19 @@ cdef class SelectionCore:
         cdef uint64_t seed = 1337
         cdef bint eagle = False, want_why = False, mine
         cdef bytes name = None
-        cdef int rc
+        cdef int rc, stage
         cdef dyn_router_reason *reasons = NULL
         cdef size_t reason_room = 0, reason_count = 0
         cdef TurnMail *mail = NULL
         cdef Mailbox box
         cdef void *extra = NULL
+        cdef uint64_t at[5]
+        cdef bint timed = self.stages[0] != NULL
         hashes = None
 
         memset(&r, 0, sizeof(r))
         r.book = book
+        at[0] = dyn_now_ns() if timed else 0
         if request_id is not None:
             name = name_of(request_id)
             r.name = PyBytes_AS_STRING(name)
@@ -651,10 +672,12 @@ cdef class SelectionCore:
                 grow(<void **>&scratch.local, &scratch.block_room, 2 * blocks, sizeof(uint64_t))
                 if count <= WITH_GIL:
                     dyn_hash_blocks(tokens, count, self.block_size, eagle, seed, scratch.local)
+                    at[1] = dyn_now_ns() if timed else 0
                     dyn_hash_chain(scratch.local, blocks, NULL, scratch.local + blocks)
                 else:
                     with nogil:
                         dyn_hash_blocks(tokens, count, self.block_size, eagle, seed, scratch.local)
+                        at[1] = dyn_now_ns() if timed else 0
                         dyn_hash_chain(scratch.local, blocks, NULL, scratch.local + blocks)
             else:
                 count = token_ids if isinstance(token_ids, int) else len(token_ids)
@@ -665,11 +688,14 @@ cdef class SelectionCore:
                     memcpy(scratch.local, local.data, blocks * sizeof(uint64_t))
                 finally:
                     drop_hashes(&local)
+                at[1] = dyn_now_ns() if timed else 0
                 dyn_hash_chain(scratch.local, blocks, NULL, scratch.local + blocks)
             r.tokens = count
             r.sequence = scratch.local + blocks
             r.blocks = blocks
+            at[2] = dyn_now_ns() if timed else 0
             r.overlap.count = find(self, &scratch, blocks)
+            at[3] = dyn_now_ns() if timed else 0
             r.overlap.rows = <const dyn_router_held *>scratch.rows
             if want_why:
                 reason_room = dyn_router_worker_count(self.router) + 8
@@ -693,6 +719,11 @@ cdef class SelectionCore:
                 r.user = mail
                 Py_INCREF(turn)     # given back by on_mail, or below when it does not wait
             rc = dyn_router_pick(self.router, &r, &choice, reasons, reason_room, &reason_count)
+            if timed and r.book:
+                at[4] = dyn_now_ns()
+                for stage in range(4):
+                    dyn_series_observe(self.stages[stage], (at[stage + 1] - at[stage]) / 1e6)
+                dyn_series_observe(self.stages[4], (at[4] - at[0]) / 1e6)
             if mail != NULL:
                 if rc == DYN_EAGAIN:
                     (<Turn>turn).ticket = choice.ticket

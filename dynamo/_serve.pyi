@@ -51,6 +51,7 @@ class Answer:
         chat: bool,
         stream: bool,
         include_usage: bool = False,
+        metrics: bool = False,
         id: str,
         model: str,
         created: int,

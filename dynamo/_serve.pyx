@@ -104,6 +104,8 @@ cdef class Answer(Receiver):
     logprobs : int
         -1: none; else how many alternatives are shown.
     headers : list of (bytes, bytes)
+    metrics : bool
+        An event ``llm_metrics`` follows each chunk of a stream that brought tokens.
     preamble : bytes
         SSE that goes first.
     extra : bytes
@@ -118,8 +120,8 @@ cdef class Answer(Receiver):
         Its result is a `Summary`.
     """
 
-    def __init__(self, Request request not None, *, bint chat, bint stream, bint include_usage=False, id, model,
-                 uint64_t created, list choices not None, Vocab vocab=None, bint special=False, StopStrings stops=None,
+    def __init__(self, Request request not None, *, bint chat, bint stream, bint include_usage=False,
+                 bint metrics=False, id, model, uint64_t created, list choices not None, Vocab vocab=None, bint special=False, StopStrings stops=None,
                  bint include_stop=False, stop_ids=(), int logprobs=-1, bint tokens_as_ids=False, list headers=None,
                  bytes preamble=b"", bytes extra=b"", Metric first=None, Metric between=None, Metric tokens=None,
                  on_broke=None):
@@ -141,6 +143,7 @@ cdef class Answer(Receiver):
         options.kind = DYN_ANSWER_CHAT if chat else DYN_ANSWER_COMPLETION
         options.stream = stream
         options.include_usage = include_usage
+        options.metrics = metrics
         options.id = raw_id
         options.model = raw_model
         options.created = created

@@ -27,6 +27,7 @@ cdef extern from "dynamo/serve.h" nogil:
         dyn_answer_kind kind
         bint stream
         bint include_usage
+        bint metrics
         const char *id
         const char *model
         uint64_t created

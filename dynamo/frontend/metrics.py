@@ -91,8 +91,9 @@ class Metrics:
             name: r.histogram(f"dynamo_router_overhead_{name}_ms", text, (), _MS)
             for name, text in (
                 ("block_hashing", "Hashes of the prompt's blocks"),
+                ("seq_hashing", "Hashes of the sequences that end in them"),
                 ("indexer_find_matches", "Who holds them"),
                 ("scheduling", "The choice and its booking"),
-                ("total", "All of it"),
+                ("total", "All of it, without waiting in the queue"),
             )
         }

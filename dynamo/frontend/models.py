@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,6 +18,9 @@ from dynamo.errors import DynamoError
 from dynamo.frontend.settings import Settings
 from dynamo.llm.assets import ModelAssets, load_assets
 from dynamo.llm.model import ModelDeploymentCard, ModelInput, ModelType, WorkerType
+
+if TYPE_CHECKING:
+    from dynamo._metrics import Histogram
 
 __all__ = ["Model", "Models", "Worker"]
 
@@ -131,11 +134,18 @@ class Models:
     store : dynamo._discovery.Store
     on_change : called after each change that requests can notice
     registry : where it is shown whose events do not come
+    overhead : histograms by stage, of how long a choice takes; see `SelectionCore.time_stages`
     """
 
     def __init__(
-        self, store: Any, settings: Settings, on_change: Callable[[], None] = lambda: None, registry: Any = None
+        self,
+        store: Any,
+        settings: Settings,
+        on_change: Callable[[], None] = lambda: None,
+        registry: Any = None,
+        overhead: "dict[str, Histogram] | None" = None,
     ) -> None:
+        self.overhead = overhead
         self.store, self.settings, self.on_change, self.registry = store, settings, on_change, registry
         self.models: dict[str, Model] = {}
         self.gone: dict[str, float] = {}  # models without workers: when the last one left
@@ -144,6 +154,13 @@ class Models:
         self._watches: list[Any] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._synced = asyncio.Event()
+
+    def _new(self, card: ModelDeploymentCard) -> Model:
+        model = Model(card, self.settings)
+        if self.overhead:
+            stages = ("block_hashing", "seq_hashing", "indexer_find_matches", "scheduling", "total")
+            model.core.time_stages(*(self.overhead[stage].labels() for stage in stages))
+        return model
 
     def __getitem__(self, name: str) -> Model:
         return self.models[name]
@@ -245,7 +262,7 @@ class Models:
         endpoint, id = _place(key)
         model = self.models.get(card.display_name)
         if model is None:
-            model = self.models[card.display_name] = Model(card, self.settings)
+            model = self.models[card.display_name] = self._new(card)
             self.gone.pop(model.name, None)
             _log.info("model %r appeared", model.name)
         elif model.sum != card.mdcsum():
@@ -254,7 +271,7 @@ class Models:
                     f"it serves {card.display_name!r} with other files, context or block size than the workers that "
                     f"are there; give it another name"
                 )
-            model = self.models[card.display_name] = Model(card, self.settings)
+            model = self.models[card.display_name] = self._new(card)
         worker = model.workers[id] = Worker(id, endpoint, card)
         model.follow(self.store, endpoint, self.registry)
         self._cards[key] = (model.name, id)

@@ -80,7 +80,7 @@ class Frontend:
         self.registry.add_process()
         self.metrics = Metrics(self.registry)
         self.records = Records()
-        self.models = Models(runtime.store, self.settings, self._changed, self.registry)
+        self.models = Models(runtime.store, self.settings, self._changed, self.registry, self.metrics.overhead)
         self.server = Server(
             host,
             port,
@@ -412,14 +412,12 @@ class Frontend:
             raise unavailable(f"No worker serves the model {model.name!r} now; try again soon.", 2)
         if routing.worker_id is None and len(well) != model.core.stats()["workers"]:
             how["allowed_worker_ids"] = [worker.id for worker in well]
-        before = time.perf_counter()
         try:
             chosen = model.core.submit(tokens, name, **how)
             if hasattr(chosen, "__await__"):
                 chosen = await chosen
         except (DynamoError, TypeError) as error:
             raise self._not_chosen(model, routing, error) from None
-        self.metrics.overhead["total"].labels().observe((time.perf_counter() - before) * 1e3)
         worker = model.workers.get(chosen.worker_id)
         if worker is None or worker.address is None:
             model.core.free(chosen.ticket)
@@ -555,6 +553,7 @@ class Generation:
             chat=self.chat,
             stream=bool(request.stream),
             include_usage=bool(options is not None and options.include_usage),
+            metrics="llm_metrics" in self.routing.annotations,
             id=self.id,
             model=request.model,
             created=int(time.time()),

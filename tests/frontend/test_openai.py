@@ -284,6 +284,30 @@ def test_embeddings(tmp_path):
     run(main())
 
 
+def test_llm_metrics_follow_the_chunks_of_a_stream_that_asks_for_them(tmp_path):
+    async def main():
+        async with stack(tmp_path) as s:
+            await s.worker(says("ABCDE", step=2))
+            body = {"model": "m", "prompt": "four", "stream": True, "nvext": {"annotations": ["llm_metrics"]}}
+            for n in (1, 2):
+                text = (await s.http.post("/v1/completions", json={**body, "n": n})).text
+                told = [
+                    json.loads(event.split("\n: ")[1])
+                    for event in text.split("\n\n")
+                    if event.startswith("event: llm_metrics\n: ")
+                ]
+                for index in range(n):
+                    mine = [one for one in told if one["index"] == index]
+                    assert [one["chunk_tokens"] for one in mine] == [2, 2, 1, 1]  # the last is the end of sequence
+                    assert [one["output_tokens"] for one in mine] == [2, 4, 5, 6]
+                    assert {one["input_tokens"] for one in mine} == {4}
+                assert len(told) == 4 * n and text.endswith("data: [DONE]\n\n")
+            del body["nvext"]
+            assert "llm_metrics" not in (await s.http.post("/v1/completions", json=body)).text
+
+    run(main())
+
+
 def test_annotations_and_routing_headers(tmp_path):
     async def main():
         async with stack(tmp_path) as s:
@@ -369,6 +393,10 @@ def test_health_models_and_metrics_follow_the_workers(tmp_path):
                 'dynamo_frontend_inflight_requests{model="m"} 0',
                 'dynamo_frontend_model_context_length{model="m"} 2048',
                 'dynamo_frontend_model_kv_cache_block_size{model="m"} 16',
+                *(
+                    f"dynamo_router_overhead_{stage}_ms_count 1"
+                    for stage in ("block_hashing", "seq_hashing", "indexer_find_matches", "scheduling", "total")
+                ),
             ):
                 assert line in text, line
             assert 'status="error"' in text

@@ -46,6 +46,7 @@ typedef struct dyn_answer_options {
     enum dyn_answer_kind kind;
     bool stream;              /* SSE; else one JSON body */
     bool include_usage;       /* with stream: a last chunk with the usage */
+    bool metrics;             /* with stream: an event llm_metrics after each chunk that brought tokens */
     const char *id;           /* "chatcmpl-..." */
     const char *model;        /* as the client asked for it */
     uint64_t created;         /* seconds since 1970 */

@@ -147,6 +147,7 @@ int dyn_answer_new_take(dyn_answer **out, dyn_http_exchange *x, const dyn_answer
     self->logprobs = options->logprobs;
     self->vocab = options->vocab == NULL ? NULL : dyn_vocab_ref(options->vocab);
     self->stops = options->stops == NULL ? NULL : dyn_stops_ref(options->stops);
+    self->metrics = options->metrics;
     self->max_bytes = options->max_bytes != 0 ? options->max_bytes : (size_t)64 << 20;
     self->first = options->first == NULL ? NULL : dyn_series_ref(options->first);
     self->between = options->between == NULL ? NULL : dyn_series_ref(options->between);
@@ -367,6 +368,7 @@ static int show(dyn_answer *self, struct choice *choice, enum dyn_finish finish,
     if (self->stream) {
         if (self->shown.size > 0 || finish != DYN_FINISH_NONE || !choice->begun || choice->logprobs[0].text.size > 0)
             dyn__chunk_text(self, choice, finish);
+        if (self->metrics && choice->generated > choice->announced) dyn__chunk_metrics(self, choice);
         return flush(self);
     }
     size_t before = choice->text.text.size;

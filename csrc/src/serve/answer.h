@@ -42,6 +42,7 @@ struct choice {
     struct json logprobs[4];
     dyn_text prefix;
     uint32_t max_tokens, min_tokens, generated;
+    uint32_t announced; /* of these, what events llm_metrics told of */
     uint32_t prompt_tokens;
     size_t offset;        /* characters shown so far, for text_offset */
     bool begun;           /* its first chunk was sent */
@@ -61,7 +62,7 @@ struct dyn_answer {
     dyn_mailbox *box;
     enum dyn_answer_kind kind;
     enum state state;
-    bool stream, include_usage, special, include_stop, tokens_as_ids;
+    bool stream, include_usage, metrics, special, include_stop, tokens_as_ids;
     bool watched, begun, paused, done_sent;
     int logprobs;
     dyn_vocab *vocab;
@@ -92,7 +93,9 @@ size_t dyn__characters(const char *text, size_t size);
 /* chunk.c: renderings into answer->out. */
 void dyn__chunk_text(dyn_answer *self, struct choice *choice,
                      enum dyn_finish finish); /* one SSE chunk with answer->shown */
-void dyn__chunk_last(dyn_answer *self);       /* usage when asked for, [DONE] */
+/* The event llm_metrics: how many tokens came since the last one of this choice, and in all. */
+void dyn__chunk_metrics(dyn_answer *self, struct choice *choice);
+void dyn__chunk_last(dyn_answer *self); /* usage when asked for, [DONE] */
 void dyn__chunk_error(dyn_answer *self, int status, const char *message, const char *type, const char *param,
                       const char *code);
 void dyn__chunk_body(dyn_answer *self); /* the whole JSON body */

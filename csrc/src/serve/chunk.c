@@ -61,6 +61,27 @@ void dyn__chunk_text(dyn_answer *self, struct choice *choice, enum dyn_finish fi
     choice->begun = true;
 }
 
+void dyn__chunk_metrics(dyn_answer *self, struct choice *choice)
+{
+    struct json *out = &self->out;
+    const struct choice *first = choice; /* of its prompt: that one has its tokens */
+    while (first > self->choices && first->prompt_tokens == 0) first--;
+    dyn__json_lit(out, "event: llm_metrics\n: {\"index\":");
+    dyn__json_uint(out, (uint64_t)(choice - self->choices));
+    dyn__json_lit(out, ",\"input_tokens\":");
+    dyn__json_uint(out, first->prompt_tokens);
+    dyn__json_lit(out, ",\"output_tokens\":");
+    dyn__json_uint(out, choice->generated);
+    dyn__json_lit(out, ",\"chunk_tokens\":");
+    dyn__json_uint(out, choice->generated - choice->announced);
+    if (choice->summary.cached_tokens >= 0) {
+        dyn__json_lit(out, ",\"cached_tokens\":");
+        dyn__json_uint(out, (uint64_t)choice->summary.cached_tokens);
+    }
+    dyn__json_lit(out, "}\n\n");
+    choice->announced = choice->generated;
+}
+
 void dyn__chunk_last(dyn_answer *self)
 {
     if (self->include_usage) {
