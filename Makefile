@@ -11,10 +11,10 @@ ROUTER ?= kv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-test build serve test check asan tsan fuzz bench lint format wheel clean
+.PHONY: help deps deps-test build serve test test-langgraph check asan tsan fuzz bench lint format wheel clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "From a fresh clone, \`make serve\` or \`make test\` is the only command you need."
 
 deps: ## install what is missing: system packages, the environment
@@ -32,6 +32,11 @@ serve: build ## answer OpenAI clients on 127.0.0.1:8000 from two workers (MODEL=
 test: deps-test build ## build, then all tests of C and Python (ARGS="-k index" narrows pytest)
 	@$(MAKE) --no-print-directory -C csrc check
 	$(PY) -m pytest $(ARGS)
+
+test-langgraph: deps-test build ## LangGraph's own test suite and langgraph-prebuilt's on dynamo.langgraph (fetched from PyPI)
+	@tools/deps.sh "$(PYTHON)" "$(VENV)" serve llamacpp test langgraph test-langgraph
+	$(PY) tools/langgraph_suite.py -n 2 $(ARGS)
+	$(PY) tools/langgraph_suite.py --package prebuilt $(ARGS)
 
 check: build ## the quick tests: C units, and Python's without those marked slow
 	@$(MAKE) --no-print-directory -C csrc check
