@@ -5,10 +5,12 @@ library and the extensions for that sanitizer.
 """
 
 import glob
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -19,6 +21,7 @@ os.chdir(ROOT)
 DARWIN = sys.platform == "darwin"
 LIBRARY = "libdynamo.dylib" if DARWIN else "libdynamo.so"
 VARIANT = os.environ.get("DYN_VARIANT", "release")
+JOBS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 SANITIZE = {"asan": ["-fsanitize=address"], "tsan": ["-fsanitize=thread"]}.get(VARIANT, [])
 
 
@@ -39,11 +42,18 @@ def extension(path: str) -> Extension:
 class BuildExt(build_ext):
     """build_ext that makes libdynamo first and puts it and the public headers beside the extensions."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or JOBS
+        if self.editable_mode:
+            # pip names folders of its own; with the usual ones `build_ext --inplace` has nothing left to do.
+            tag = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+            self.build_lib, self.build_temp = f"build/lib.{tag}", f"build/temp.{tag}"
+
     def run(self) -> None:
         try:
-            jobs = f"-j{len(os.sched_getaffinity(0))}" if hasattr(os, "sched_getaffinity") else "-j2"
             subprocess.run(
-                ["make", "--no-print-directory", "-C", "csrc", jobs, f"VARIANT={VARIANT}", "lib"], check=True
+                ["make", "--no-print-directory", "-C", "csrc", f"-j{JOBS}", f"VARIANT={VARIANT}", "lib"], check=True
             )
         except subprocess.CalledProcessError as error:
             raise SystemExit("dynamo: the C library did not build; the line above says what is missing") from error
@@ -66,7 +76,8 @@ setup(
     ext_modules=cythonize(
         [extension(path) for path in sorted(glob.glob("dynamo/_*.pyx"))],
         build_dir="build/cython",
-        nthreads=0,
+        # Where processes are not forked, each would run this file again.
+        nthreads=JOBS if multiprocessing.get_start_method() == "fork" else 0,
         compiler_directives={"language_level": 3, "binding": True, "embedsignature": False},
     )
     + [extension(path) for path in sorted(glob.glob("dynamo/_*.c"))],

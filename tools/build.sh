@@ -5,13 +5,16 @@ cd "$(dirname "$0")/.."
 py=$1
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-"$py" setup.py -q build_ext --inplace >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
-# An editable install once; after that only the extensions change.
-if ! "$py" - "$PWD" <<'EOF' 2>/dev/null
+ls dynamo/libdynamo.* >/dev/null 2>&1 || echo "Building the C library and the extensions: some minutes the first time"
+# An editable install once, which builds too; after that only what has changed.
+if "$py" - "$PWD" <<'EOF' 2>/dev/null
 import importlib.metadata, json, sys
 url = json.loads(importlib.metadata.distribution("dynamo").read_text("direct_url.json"))["url"]
 sys.exit(url != "file://" + sys.argv[1])
 EOF
 then
-    "$py" -m pip install -q --no-build-isolation --no-deps -e . >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+    set -- setup.py -q build_ext --inplace
+else
+    set -- -m pip install -q --no-build-isolation --no-deps -e .
 fi
+"$py" "$@" >"$log" 2>&1 || { cat "$log" >&2; exit 1; }

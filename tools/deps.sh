@@ -37,7 +37,8 @@ if command -v dpkg-query >/dev/null 2>&1; then
         echo "Installing system packages:$missing"
         log=$(mktemp)
         # shellcheck disable=SC2086
-        { $sudo apt-get update -q && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -q --no-install-recommends $missing; } \
+        { $sudo apt-get update -q &&
+            $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing; } \
             >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
         rm -f "$log"
     fi

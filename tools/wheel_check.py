@@ -6,7 +6,18 @@ import pkgutil
 
 import dynamo
 
-SYSTEM = ("libc.so", "libm.so", "libdl.so", "librt.so", "libpthread.so", "libgcc_s", "libstdc++", "ld-linux", "libz.so")
+SYSTEM = (
+    "libc.so",
+    "libm.so",
+    "libdl.so",
+    "librt.so",
+    "libpthread.so",
+    "libresolv.so",
+    "libgcc_s",
+    "libstdc++",
+    "ld-linux",
+    "libz.so",
+)
 missing_extra = {"jinja2", "tokenizers", "rich", "xllamacpp", "gguf", "matplotlib"}
 for module in pkgutil.walk_packages(dynamo.__path__, "dynamo."):
     # The C library lies among the modules and ends like one.

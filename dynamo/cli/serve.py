@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -220,10 +221,16 @@ def banner(address: str, models: list[str], args: argparse.Namespace) -> str:
             f"  live page        {address}/",
             f"  try it           curl -s {address}/v1/chat/completions{key} \\",
             f"                     -H 'Content-Type: application/json' -d {shlex.quote(body)}",
-            f"  or               dynamo chat{here}",
+            f"  or               {own_command()} chat{here}",
             "Ctrl-C stops.",
         ]
     )
+
+
+def own_command() -> str:
+    """How a shell here starts this program: by its name where PATH has it, else by its path."""
+    path = os.path.join(sys.prefix, "bin", "dynamo")
+    return "dynamo" if shutil.which("dynamo") else min(path, os.path.relpath(path), key=len)
 
 
 def frontend_arguments(args: argparse.Namespace) -> list[str]:
