@@ -30,12 +30,12 @@ def extension(path: str) -> Extension:
     return Extension(
         name,
         [path],
-        include_dirs=["csrc/include"],
+        include_dirs=["csrc/include", "."],  # the second for dynamo/_*.h
         libraries=["dynamo"],
         runtime_library_dirs=["@loader_path" if DARWIN else "$ORIGIN"],
         extra_compile_args=["-O1" if SANITIZE else "-O2", "-g", "-Wno-unused-function", *SANITIZE],
         extra_link_args=SANITIZE,
-        depends=glob.glob("csrc/include/dynamo/*.h"),
+        depends=glob.glob("csrc/include/dynamo/*.h") + glob.glob("dynamo/_*.h"),
     )
 
 

@@ -19,6 +19,8 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "quill": "dynamo.quill",
         "DType": "dynamo._dtype",
         "Tensor": "dynamo._tensor",
+        "Token": "dynamo._token",
+        "TokenBatch": "dynamo._token_batch",
         "get_include": "dynamo._config",
         "get_library_dir": "dynamo._config",
         "show_config": "dynamo._config",

@@ -1,10 +1,8 @@
 # cython: boundscheck=False, wraparound=False
 """Token ids to text, a token at a time: the C area `tokens`."""
-from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.math cimport NAN
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
 
@@ -223,113 +221,3 @@ cdef class StopMatcher:
     def matched(self):
         """The stop string that matched, or None."""
         return self.stops.strings[self.jail.matched] if self.jail.matched >= 0 else None
-
-
-cdef class _Column:
-    # One column of a batch, shown by the buffer protocol.
-    cdef TokenBatch batch
-    cdef void *data
-    cdef bytes format
-    cdef Py_ssize_t shape[1]
-    cdef Py_ssize_t strides[1]
-
-    def __getbuffer__(self, Py_buffer *view, int flags):
-        if flags & PyBUF_WRITABLE:
-            raise BufferError("the columns of a TokenBatch are read-only")
-        view.buf = self.data
-        view.obj = self
-        view.len = self.shape[0] * 4
-        view.itemsize = 4
-        view.readonly = 1
-        view.ndim = 1
-        view.format = PyBytes_AS_STRING(self.format) if flags & PyBUF_FORMAT else NULL
-        view.shape = self.shape if flags & PyBUF_ND else NULL
-        view.strides = self.strides if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
-        view.suboffsets = NULL
-        view.internal = NULL
-        self.batch.pins += 1
-
-    def __releasebuffer__(self, Py_buffer *view):
-        self.batch.pins -= 1
-
-
-cdef class TokenBatch:
-    """Tokens in columns: ids, positions, log probabilities.
-
-    The columns are views of the batch's memory; while one lives, `append` and `clear` raise BufferError.
-    """
-
-    def __init__(self, size_t reserve=0):
-        if self.ptr != NULL:
-            raise TypeError("a TokenBatch cannot be made twice")
-        check(dyn_token_batch_new(&self.ptr, reserve))
-
-    def __dealloc__(self):
-        dyn_token_batch_free(self.ptr)
-
-    cdef int ready_to_write(self) except -1:
-        if self.pins:
-            raise BufferError(f"the batch has {self.pins} reader(s): drop the arrays that view it first")
-        return 0
-
-    cdef object column(self, const void *data, bytes format):
-        import numpy
-        if data == NULL:
-            return numpy.empty(0, numpy.float32 if format == b"f" else numpy.uint32)
-        cdef _Column column = _Column()
-        column.batch = self
-        column.data = <void *>data
-        column.format = format
-        column.shape[0] = dyn_token_batch_count(self.ptr)
-        column.strides[0] = 4
-        return numpy.asarray(column)
-
-    def append(self, ids, positions=None, logprobs=None):
-        """Add tokens. Positions count on from the last when not given; unknown log probabilities are NaN."""
-        cdef const uint32_t[::1] id_view = _ids(ids)
-        cdef const uint32_t[::1] position_view = None if positions is None else _ids(positions)
-        cdef const float[::1] logprob_view = None
-        cdef Py_ssize_t count = id_view.shape[0]
-        if logprobs is not None:
-            try:
-                logprob_view = logprobs
-            except (TypeError, ValueError):
-                logprob_view = array("f", [NAN if value is None else value for value in logprobs])
-        if (positions is not None and position_view.shape[0] != count) or (
-                logprobs is not None and logprob_view.shape[0] != count):
-            raise ValueError(f"the columns differ in length; ids has {count}")
-        self.ready_to_write()
-        if count:
-            check(dyn_token_batch_append(self.ptr, &id_view[0], NULL if positions is None else &position_view[0],
-                                         NULL if logprobs is None else &logprob_view[0], count))
-
-    def clear(self):
-        """Forget all tokens; the memory stays."""
-        self.ready_to_write()
-        dyn_token_batch_clear(self.ptr)
-
-    @property
-    def ids(self):
-        """uint32 view."""
-        return self.column(dyn_token_batch_ids(self.ptr), b"I")
-
-    @property
-    def positions(self):
-        """uint32 view."""
-        return self.column(dyn_token_batch_positions(self.ptr), b"I")
-
-    @property
-    def logprobs(self):
-        """float32 view, NaN where unknown."""
-        return self.column(dyn_token_batch_logprobs(self.ptr), b"f")
-
-    @property
-    def nbytes(self):
-        """Memory in use, in bytes."""
-        return dyn_token_batch_bytes(self.ptr)
-
-    def __len__(self):
-        return dyn_token_batch_count(self.ptr)
-
-    def __repr__(self):
-        return f"TokenBatch({len(self)} tokens)"

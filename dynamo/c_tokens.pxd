@@ -51,6 +51,24 @@ cdef extern from "dynamo/tokens.h" nogil:
     size_t dyn_jail_held(const dyn_jail *self)
     int dyn_jail_end(dyn_jail *self, dyn_text *out)
 
+    enum:
+        DYN_TOKEN_HAS_TEXT
+        DYN_TOKEN_HAS_LOGPROB
+        DYN_TOKEN_IS_SPECIAL
+        DYN_TOKEN_TEXT_MAX
+        DYN_TOKEN_COUNT_MAX
+        DYN_TOKEN_HEAD_MAX
+    ctypedef struct dyn_token:
+        uint32_t id
+        uint32_t position
+        float logprob
+        uint8_t flags
+        const char *text
+        size_t text_size
+    int dyn_token_encoded_size(const dyn_token *self, size_t *size)
+    uint8_t *dyn_token_encode(const dyn_token *self, uint8_t *out)
+    int dyn_token_decode(const uint8_t *bytes, size_t size, dyn_token *out, size_t *used)
+
     ctypedef struct dyn_token_batch:
         pass
     enum:
@@ -59,9 +77,24 @@ cdef extern from "dynamo/tokens.h" nogil:
     void dyn_token_batch_free(dyn_token_batch *self)
     int dyn_token_batch_append(dyn_token_batch *self, const uint32_t *ids, const uint32_t *positions,
                                const float *logprobs, size_t count)
-    void dyn_token_batch_clear(dyn_token_batch *self)
+    int dyn_token_batch_add(dyn_token_batch *self, const dyn_token *token)
+    int dyn_token_batch_extend(dyn_token_batch *self, const dyn_token_batch *other, size_t start, Py_ssize_t step,
+                               size_t count)
+    void dyn_token_batch_truncate(dyn_token_batch *self, size_t count)
     size_t dyn_token_batch_count(const dyn_token_batch *self)
     size_t dyn_token_batch_bytes(const dyn_token_batch *self)
     const uint32_t *dyn_token_batch_ids(const dyn_token_batch *self)
     const uint32_t *dyn_token_batch_positions(const dyn_token_batch *self)
     const float *dyn_token_batch_logprobs(const dyn_token_batch *self)
+    const uint8_t *dyn_token_batch_flags(const dyn_token_batch *self)
+    void dyn_token_batch_get(const dyn_token_batch *self, size_t index, dyn_token *out)
+    const char *dyn_token_batch_text(const dyn_token_batch *self, size_t *size)
+
+    ctypedef struct dyn_token_batch_head:
+        bint has_sequence
+        bint final
+        uint32_t sequence
+    int dyn_token_batch_encoded_size(const dyn_token_batch *self, const dyn_token_batch_head *head, size_t *size)
+    void dyn_token_batch_encode(const dyn_token_batch *self, const dyn_token_batch_head *head, uint8_t *out)
+    int dyn_token_batch_decode(dyn_token_batch *self, const uint8_t *bytes, size_t size, dyn_token_batch_head *head,
+                               size_t *used)

@@ -32,7 +32,12 @@ class InvalidArgument(DynamoError, ValueError):
 
 
 class Truncated(InvalidArgument, EOFError):
-    """Bytes that begin well and end too early: with more of them they may be whole."""
+    """Bytes that begin well and end too early: with more of them they may be whole.
+
+    `needed` says how many are needed from the start at least, where that is known.
+    """
+
+    needed: int | None = None
 
 
 class NotFound(DynamoError, LookupError):

@@ -295,7 +295,7 @@ static void a_batch_keeps_its_columns_together(void)
     CHECK(isnan(dyn_token_batch_logprobs(batch)[50]));
     CHECK_EQ((uintptr_t)dyn_token_batch_logprobs(batch) % 64, 0);
     CHECK(dyn_token_batch_bytes(batch) >= 102 * 12);
-    dyn_token_batch_clear(batch);
+    dyn_token_batch_truncate(batch, 0);
     CHECK_EQ(dyn_token_batch_count(batch), 0);
     dyn_token_batch_free(batch);
     CHECK_EQ(dyn_token_batch_new(&batch, (size_t)DYN_TOKEN_BATCH_MAX + 1), DYN_ERANGE);
@@ -429,7 +429,7 @@ static void texts_and_columns_mix(void)
     CHECK_EQ(dyn_token_batch_extend(part, batch, 0, 2, 102), DYN_OK);
     CHECK_EQ(dyn_token_batch_extend(part, batch, 204, 1, 1), DYN_ERANGE);
     CHECK_EQ(dyn_token_batch_extend(part, batch, 3, -2, 3), DYN_ERANGE);
-    dyn_token_batch_clear(part);
+    dyn_token_batch_truncate(part, 0);
     dyn_token_batch_text(part, &size);
     CHECK_EQ(size, 0);
     dyn_token_batch_free(part);
@@ -463,7 +463,7 @@ static void what_does_not_fit_its_size_field_is_refused(void)
     CHECK_EQ(size, 3 + 11 + 65535);
     CHECK_EQ(dyn_token_batch_add(batch, &(dyn_token){1, 0, 0, DYN_TOKEN_HAS_TEXT, text, 65536}), DYN_OK);
     CHECK_EQ(dyn_token_batch_encoded_size(batch, &head, &size), DYN_ERANGE);
-    dyn_token_batch_clear(batch);
+    dyn_token_batch_truncate(batch, 0);
     for (uint32_t i = 0; i < 65535; i++) CHECK_EQ(dyn_token_batch_append(batch, &i, NULL, NULL, 1), DYN_OK);
     CHECK_EQ(dyn_token_batch_encoded_size(batch, &head, &size), DYN_OK);
     CHECK_EQ(dyn_token_batch_append(batch, (uint32_t[]){1}, NULL, NULL, 1), DYN_OK);

@@ -15,6 +15,15 @@ _TABLE: dict[str, str] = {
     "Tensor": "dynamo._tensor",
     "TensorMeta": "dynamo._tensor",
     "TensorReader": "dynamo._tensor",
+    "Token": "dynamo._token",
+    "TokenBatch": "dynamo._token_batch",
+    "ByteCredits": "dynamo._frames",
+    "FrameReader": "dynamo._frames",
+    "MessageCredits": "dynamo._frames",
+    "decode_frame": "dynamo._frames",
+    "decode_varint": "dynamo._frames",
+    "encode_frame": "dynamo._frames",
+    "encode_varint": "dynamo._frames",
 }
 
 __getattr__, __dir__, __all__ = _lazy.attach(__name__, _TABLE)

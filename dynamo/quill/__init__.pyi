@@ -1,4 +1,13 @@
 from dynamo._dtype import DType as DType
+from dynamo._frames import ByteCredits as ByteCredits
+from dynamo._frames import FrameReader as FrameReader
+from dynamo._frames import MessageCredits as MessageCredits
+from dynamo._frames import decode_frame as decode_frame
+from dynamo._frames import decode_varint as decode_varint
+from dynamo._frames import encode_frame as encode_frame
+from dynamo._frames import encode_varint as encode_varint
 from dynamo._tensor import Tensor as Tensor
 from dynamo._tensor import TensorMeta as TensorMeta
 from dynamo._tensor import TensorReader as TensorReader
+from dynamo._token import Token as Token
+from dynamo._token_batch import TokenBatch as TokenBatch

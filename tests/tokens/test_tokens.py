@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamo._tokens import Detokenizer, StopMatcher, StopStrings, TokenBatch, Vocab
+from dynamo._token_batch import TokenBatch
+from dynamo._tokens import Detokenizer, StopMatcher, StopStrings, Vocab
 
 BYTES = Vocab([bytes([i]) for i in range(256)])
 SCRIPTS = [

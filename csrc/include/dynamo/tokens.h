@@ -146,7 +146,8 @@ DYN_API int dyn_token_batch_add(dyn_token_batch *self, const dyn_token *token);
  * errors  as above; DYN_ERANGE also when they are not all there. */
 DYN_API int dyn_token_batch_extend(dyn_token_batch *self, const dyn_token_batch *other, size_t from, ptrdiff_t step,
                                    size_t count);
-DYN_API void dyn_token_batch_clear(dyn_token_batch *self);
+/* Forget all but the first `count`; more than there are: nothing happens. The memory stays. */
+DYN_API void dyn_token_batch_truncate(dyn_token_batch *self, size_t count);
 DYN_API size_t dyn_token_batch_count(const dyn_token_batch *self);
 DYN_API size_t dyn_token_batch_bytes(const dyn_token_batch *self);        /* memory in use, exactly */
 DYN_API const uint32_t *dyn_token_batch_ids(const dyn_token_batch *self); /* borrowed until the batch changes */

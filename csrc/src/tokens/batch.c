@@ -165,9 +165,11 @@ int dyn_token_batch_extend(dyn_token_batch *self, const dyn_token_batch *other, 
     return DYN_OK;
 }
 
-void dyn_token_batch_clear(dyn_token_batch *self)
+void dyn_token_batch_truncate(dyn_token_batch *self, size_t count)
 {
-    self->count = self->text.size = 0;
+    if (count >= self->count) return;
+    self->count = count;
+    if (self->ends != NULL) self->text.size = count > 0 ? self->ends[count - 1] : 0;
 }
 
 size_t dyn_token_batch_count(const dyn_token_batch *self)

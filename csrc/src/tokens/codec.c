@@ -135,7 +135,7 @@ void dyn_token_batch_encode(const dyn_token_batch *self, const dyn_token_batch_h
     const uint32_t *ids = self->memory, *positions = dyn__batch_positions(self), *ends = self->ends;
     const float *logprobs = dyn__batch_logprobs(self);
     const uint8_t *flags = dyn__batch_flags(self);
-    const char *text = self->text.data, *last = text + self->text.size;
+    const char *text = self->text.size > 0 ? self->text.data : "", *last = text + self->text.size;
     uint32_t start = 0;
     for (size_t i = 0; i < self->count; i++) {
         out = put_head(out, ids[i], positions[i], flags[i], logprobs[i]);
@@ -161,7 +161,7 @@ int dyn_token_batch_decode(dyn_token_batch *self, const uint8_t *bytes, size_t s
     *head = (dyn_token_batch_head){.has_sequence = *at & BATCH_SEQUENCE, .final = *at & BATCH_FINAL};
     at++;
     if (head->has_sequence) head->sequence = get_u32(at), at += 4;
-    size_t count = get_u16(at), before = self->count, text = self->text.size;
+    size_t count = get_u16(at), before = self->count;
     at += 2;
     if (count > (size_t)(end - at) / FIXED) /* I1 */
         return dyn__fail(DYN_ETRUNC, "a batch of %zu tokens that is cut off after %zu bytes", count, size);
@@ -181,6 +181,6 @@ int dyn_token_batch_decode(dyn_token_batch *self, const uint8_t *bytes, size_t s
     if (used != NULL) *used = (size_t)(at - bytes);
     return DYN_OK;
 fail:
-    self->count = before, self->text.size = text;
+    dyn_token_batch_truncate(self, before);
     return rc;
 }
