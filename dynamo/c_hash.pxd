@@ -16,4 +16,5 @@ cdef extern from "dynamo/hash.h" nogil:
                           uint64_t seed, uint64_t *out)
     int dyn_hash_narrow(const int64_t *tokens, size_t count, uint32_t *out)
     uint64_t dyn_hash_text(const char *text, size_t size)
+    void dyn_hash_text_128(const char *text, size_t size, char *out)
     const char *dyn_hash_simd()

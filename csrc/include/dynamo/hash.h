@@ -52,6 +52,8 @@ DYN_API int dyn_hash_block_mm(const uint32_t *tokens, size_t count, const uint64
 DYN_API int dyn_hash_narrow(const int64_t *tokens, size_t count, uint32_t *out);
 /* XXH3-64 of bytes, seed 0: what stands for a text (an image's identifier) where a hash is wanted. */
 DYN_API uint64_t dyn_hash_text(const char *text, size_t size);
+/* XXH3-128 of bytes, seed 0, as 32 lower-case hexadecimal digits without an end mark: names of graph tasks. */
+DYN_API void dyn_hash_text_128(const char *text, size_t size, char out[32]);
 /* The instruction set that long blocks are hashed with here: "avx512", "avx2", "sse2", "neon", "scalar". Static. */
 DYN_API const char *dyn_hash_simd(void);
 

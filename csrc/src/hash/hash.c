@@ -105,6 +105,18 @@ int dyn_hash_narrow(const int64_t *tokens, size_t count, uint32_t *out)
     return DYN_OK;
 }
 
+void dyn_hash_text_128(const char *text, size_t size, char out[32])
+{
+    static const char digits[] = "0123456789abcdef";
+    XXH128_canonical_t bytes;
+
+    XXH128_canonicalFromHash(&bytes, XXH3_128bits(text, size));
+    for (int i = 0; i < 16; i++) {
+        out[2 * i] = digits[bytes.digest[i] >> 4];
+        out[2 * i + 1] = digits[bytes.digest[i] & 15];
+    }
+}
+
 uint64_t dyn_hash_text(const char *text, size_t size)
 {
     return XXH3_64bits_withSeed(text, size, 0);

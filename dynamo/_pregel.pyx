@@ -1,0 +1,1087 @@
+"""The parts of a superstep: ids, checkpoints, writes into channels, and the tasks that follow from them.
+
+    checkpoint + channels --Preparer.all_tasks--> tasks --(run)--> writes --apply_writes--> checkpoint + channels
+
+`Preparer` keeps for a run what does not change between supersteps: a plan per node (sorted triggers, the tail of its
+task ids) and the part of the config that every task shares. `ChannelMap` keeps which channels an idle superstep can
+change at all, so that the others cost nothing.
+
+I1  Task ids are XXH3-128 of checkpoint id, namespace, step, name, kind and triggers (or index), as 8-4-4-4-12 digits;
+    threads that are stored depend on each bit. Checkpoints of format 1 use SHA-1 in its place.
+I2  Writes reach the channels in the order of the task paths, whatever the order in which the tasks ended.
+I3  A channel is in ChannelMap.live whenever an empty update would change it.
+"""
+
+from collections import deque
+from hashlib import sha1
+import copy as _copy
+import logging
+import sys as _sys
+
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdio cimport snprintf
+from libc.time cimport time_t
+
+from dynamo.c_hash cimport dyn_hash_text_128
+from dynamo._channels cimport (
+    BaseChannel, Held, IDLE_ASK, IDLE_CLEARS, IDLE_FINISHES, IDLE_NEVER, MISSING, Topic, idle_kind)
+from dynamo import _channels as channel_module
+from random import getrandbits
+
+cdef extern from "Python.h":
+    int PyObject_GenericSetAttr(object o, object name, object value) except -1
+
+cdef extern from "time.h" nogil:
+    struct timespec:
+        time_t tv_sec
+        long tv_nsec
+    struct tm:
+        int tm_year, tm_mon, tm_mday, tm_hour, tm_min, tm_sec
+    int clock_gettime(int clock, timespec *now)
+    tm *gmtime_r(const time_t *seconds, tm *out)
+    int CLOCK_REALTIME
+
+logger = logging.getLogger("langgraph")
+
+cdef object EmptyChannelError = LookupError
+cdef object Send = None
+cdef object Call = None
+cdef object ExecutableTask = None
+cdef object PlainTask = None
+cdef object CacheKey = None
+cdef object Runtime = None
+cdef object ExecutionInfo = None
+cdef object NodeError = None
+cdef object DEFAULT_RUNTIME = None
+cdef object merge_configs = None
+cdef object runnable_for_task = None
+cdef object identifier = None
+cdef tuple runtime_names = ()
+cdef tuple info_names = ()
+cdef tuple task_names = ("name", "input", "proc", "writes", "config", "triggers", "retry_policy", "cache_key", "id", "path",
+                         "writers", "subgraphs", "timeout")
+
+
+def bind(names):
+    """Tell the engine which classes and functions of dynamo.langgraph to use.
+
+    Parameters
+    ----------
+    names : dict
+        By the name of the global here.
+    """
+    global EmptyChannelError, Send, Call, ExecutableTask, PlainTask, CacheKey, Runtime, ExecutionInfo, NodeError
+    global DEFAULT_RUNTIME, merge_configs, runnable_for_task, identifier, runtime_names, info_names
+    EmptyChannelError = names["EmptyChannelError"]
+    Send = names["Send"]
+    Call = names["Call"]
+    ExecutableTask = names["PregelExecutableTask"]
+    PlainTask = names["PregelTask"]
+    CacheKey = names["CacheKey"]
+    Runtime = names["Runtime"]
+    ExecutionInfo = names["ExecutionInfo"]
+    NodeError = names["NodeError"]
+    DEFAULT_RUNTIME = names["DEFAULT_RUNTIME"]
+    merge_configs = names["merge_configs"]
+    runnable_for_task = names["get_runnable_for_task"]
+    identifier = names["identifier"]
+    runtime_names = tuple(Runtime.__dataclass_fields__)
+    info_names = tuple(ExecutionInfo.__dataclass_fields__)
+
+
+cdef add_note(exc, text):
+    if hasattr(exc, "add_note"):
+        exc.add_note(text)
+    else:                                           # Python 3.10
+        exc.__notes__ = [*getattr(exc, "__notes__", ()), text]
+
+
+cdef object build(cls, tuple names, tuple values):
+    """An instance of a frozen dataclass, without the checks of its __setattr__."""
+    made = cls.__new__(cls)
+    cdef Py_ssize_t i
+    for i in range(len(names)):
+        PyObject_GenericSetAttr(made, names[i], values[i])
+    return made
+
+
+# ------------------------------------------------------------------ ids
+
+cdef str hex_id(bytes data):
+    cdef char digits[32]
+    cdef char out[36]
+    cdef int i, o = 0
+    dyn_hash_text_128(data, len(data), digits)
+    for i in range(32):
+        if i == 8 or i == 12 or i == 16 or i == 20:
+            out[o] = b'-'
+            o += 1
+        out[o] = digits[i]
+        o += 1
+    return out[:36].decode("ascii")
+
+
+def xxh3_hex(bytes data):
+    """XXH3-128 of bytes as 32 digits."""
+    cdef char digits[32]
+    dyn_hash_text_128(data, len(data), digits)
+    return digits[:32].decode("ascii")
+
+
+cdef str sha_id(bytes data):
+    text = sha1(data, usedforsecurity=False).hexdigest()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:32]}"
+
+
+def task_id(bytes namespace, *parts):
+    """The id of a task: `namespace` is the checkpoint's id, the parts are str or bytes."""
+    return hex_id(namespace + b"".join([p.encode() if isinstance(p, str) else p for p in parts]))
+
+
+def old_task_id(bytes namespace, *parts):
+    """The same for checkpoints of format 1."""
+    return sha_id(namespace + b"".join([p.encode() if isinstance(p, str) else p for p in parts]))
+
+
+cdef uint64_t last_tick = 0         # 100 ns since 1582; only touched under the GIL
+
+
+def checkpoint_id(int64_t step):
+    """A UUID of version 6 with the step as its clock sequence: ids sort by time."""
+    global last_tick
+    cdef timespec now
+    cdef uint64_t tick, node, seq
+    cdef char out[40]
+    clock_gettime(CLOCK_REALTIME, &now)
+    tick = <uint64_t>now.tv_sec * 10000000 + <uint64_t>now.tv_nsec // 100 + <uint64_t>0x01B21DD213814000
+    if tick <= last_tick:
+        tick = last_tick + 1
+    last_tick = tick
+    node = getrandbits(48)
+    seq = (<uint64_t>step & 0x3FFF) | 0x8000
+    snprintf(out, 40, "%08llx-%04llx-6%03llx-%04llx-%012llx", <unsigned long long>((tick >> 28) & 0xFFFFFFFF),
+             <unsigned long long>((tick >> 12) & 0xFFFF), <unsigned long long>(tick & 0xFFF), <unsigned long long>seq,
+             <unsigned long long>node)
+    return out[:36].decode("ascii")
+
+
+cdef str now_text():
+    cdef timespec now
+    cdef tm parts
+    cdef char out[48]
+    clock_gettime(CLOCK_REALTIME, &now)
+    gmtime_r(&now.tv_sec, &parts)
+    snprintf(out, 48, "%04d-%02d-%02dT%02d:%02d:%02d.%06ld+00:00", parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday,
+             parts.tm_hour, parts.tm_min, parts.tm_sec, now.tv_nsec // 1000)
+    return out[:32].decode("ascii")
+
+
+cdef str task_path(path):
+    if isinstance(path, (tuple, list)):
+        return "~" + ", ".join([task_path(part) for part in path])
+    if isinstance(path, int):
+        return f"{path:010d}"
+    return str(path)
+
+
+def task_path_str(tup):
+    """A task's path as text that sorts as the writes of a superstep are applied."""
+    return task_path(tup)
+
+
+# ------------------------------------------------------------------ checkpoints
+
+def empty_checkpoint():
+    """The checkpoint before the first."""
+    return {"v": 4, "ts": now_text(), "id": checkpoint_id(-2), "channel_values": {}, "channel_versions": {},
+            "versions_seen": {}, "updated_channels": None}
+
+
+def copy_checkpoint(checkpoint):
+    """A checkpoint whose dictionaries can change on their own; the values are shared."""
+    return {"v": checkpoint["v"], "ts": checkpoint["ts"], "id": checkpoint["id"],
+            "channel_values": checkpoint["channel_values"].copy(),
+            "channel_versions": checkpoint["channel_versions"].copy(),
+            "versions_seen": {node: seen.copy() for node, seen in checkpoint["versions_seen"].items()},
+            "updated_channels": checkpoint.get("updated_channels")}
+
+
+def next_checkpoint(checkpoint, channels, step, id=None, updated_channels=None):
+    """The checkpoint after `checkpoint`, without snapshots; `channels` None keeps its values and versions."""
+    cdef dict values, versions
+    cdef BaseChannel channel
+    if channels is None:
+        values = checkpoint["channel_values"]
+        versions = checkpoint["channel_versions"]
+    else:
+        versions = dict(checkpoint["channel_versions"])
+        values = {}
+        for name, spec in channels.items():
+            if name in versions:
+                channel = spec
+                value = channel.checkpoint()
+                if value is not MISSING:
+                    values[name] = value
+        if type(channels) is ChannelMap and (<ChannelMap>channels).top_of is checkpoint["channel_versions"]:
+            (<ChannelMap>channels).top_of = versions
+    return {"v": 4, "ts": now_text(), "id": id or checkpoint_id(step), "channel_values": values,
+            "channel_versions": versions, "versions_seen": checkpoint["versions_seen"],
+            "updated_channels": None if updated_channels is None else sorted(updated_channels)}
+
+
+cdef class ChannelMap(dict):
+    """The live channels by name, and which of them an idle superstep must look at."""
+
+    cdef int learn(self) except -1:
+        cdef int kind
+        cdef BaseChannel channel
+        self.live = set()
+        self.finishing = []
+        self.asked = []
+        self.top_of = None
+        for name, item in self.items():
+            kind = idle_kind(item)
+            if kind == IDLE_NEVER:
+                continue
+            if kind == IDLE_CLEARS:
+                channel = item
+                if channel.is_available():
+                    self.live.add(name)
+            elif kind == IDLE_FINISHES:
+                self.finishing.append(name)
+            else:
+                self.asked.append(name)
+        return 0
+
+    def forget_top(self):
+        """Versions were changed by somebody else: look for the highest again."""
+        self.top_of = None
+
+
+def channel_map(channels):
+    """Live channels with their index."""
+    cdef ChannelMap made = ChannelMap(channels)
+    made.learn()
+    return made
+
+
+def fresh_channels(specs, values):
+    """Live channels and managed values for a thread that has no history."""
+    cdef ChannelMap channels = ChannelMap()
+    cdef dict managed = {}
+    cdef BaseChannel spec
+    for name, item in specs.items():
+        if isinstance(item, BaseChannel):
+            spec = item
+            channels[name] = spec.from_checkpoint(values.get(name, MISSING) if values else MISSING)
+        else:
+            managed[name] = item
+    channels.learn()
+    return channels, managed
+
+
+# ------------------------------------------------------------------ writes into channels
+
+# Writes that say something to the engine and go into no channel.
+cdef frozenset NOT_CHANNELS = frozenset((
+    "__no_writes__", "__pregel_push", "__resume__", "__interrupt__", "__return__", "__error__",
+    "__error_source_node__"))
+cdef frozenset RESERVED = frozenset()
+
+
+def set_reserved(names):
+    """The names that are no channels, in triggers."""
+    global RESERVED
+    RESERVED = frozenset(names)
+
+
+cdef path_of(task):
+    return task_path(task.path)
+
+
+cdef set apply_writes_to(checkpoint, channels, list tasks, get_next_version, trigger_to_nodes):
+    cdef dict versions = checkpoint["channel_versions"]
+    cdef dict all_seen = checkpoint["versions_seen"]
+    cdef dict seen, grouped
+    cdef bint bump = False, disjoint
+    cdef set updated, consumed = None
+    cdef list values
+    cdef ChannelMap board
+    cdef BaseChannel channel
+    cdef int kind
+
+    if len(tasks) > 1:
+        tasks = sorted(tasks, key=lambda task: task_path(task.path))
+    for task in tasks:
+        triggers = task.triggers
+        name = task.name
+        seen = all_seen.get(name)
+        if seen is None:
+            all_seen[name] = seen = {}
+        for trigger in triggers:
+            bump = True
+            version = versions.get(trigger)
+            if version is not None:
+                seen[trigger] = version
+            if trigger in channels and trigger not in RESERVED:
+                if consumed is None:
+                    consumed = {trigger}
+                else:
+                    consumed.add(trigger)
+
+    if type(channels) is ChannelMap:
+        board = <ChannelMap>channels
+    else:
+        board = ChannelMap(channels)
+        board.learn()
+    next_version = None
+    if get_next_version is not None:
+        if not versions:
+            next_version = get_next_version(None, None)
+        else:
+            if board.top_of is not versions:
+                board.top = max(versions.values())
+                board.top_of = versions
+            next_version = get_next_version(board.top, None)
+    cdef bint moved = False
+
+    if consumed is not None:
+        for trigger in consumed:
+            channel = board[trigger]
+            if channel.consume() and next_version is not None:
+                versions[trigger] = next_version
+                moved = True
+
+    grouped = {}
+    for task in tasks:
+        for name, value in task.writes:
+            if name in NOT_CHANNELS:
+                continue
+            held = grouped.get(name)
+            if held is not None:
+                (<list>held).append(value)
+            elif name in board:
+                grouped[name] = [value]
+            else:
+                logger.warning("The task %s (path %s) wrote to %s, which is no channel of this graph; the write is ignored",
+                               task.name, task.path, name)
+
+    updated = set()
+    for name, written in grouped.items():
+        channel = board[name]
+        if channel.update(written) and next_version is not None:
+            versions[name] = next_version
+            moved = True
+            if channel.is_available():
+                updated.add(name)
+        if idle_kind(channel) == IDLE_CLEARS:
+            board.live.add(name)
+
+    if bump:
+        if board.live:
+            for name in list(board.live):
+                if name in updated:
+                    continue
+                channel = board[name]
+                if channel.is_available():
+                    if channel.update(()) and next_version is not None:
+                        versions[name] = next_version
+                        moved = True
+                        if channel.is_available():
+                            updated.add(name)
+                            continue
+                if not channel.is_available():
+                    board.live.discard(name)
+        for name in board.asked:
+            channel = board[name]
+            if name not in updated and channel.is_available() and channel.update(()) and next_version is not None:
+                versions[name] = next_version
+                moved = True
+                if channel.is_available():
+                    updated.add(name)
+        if board.finishing or board.asked:
+            disjoint = True
+            for name in updated:
+                if name in trigger_to_nodes:
+                    disjoint = False
+                    break
+            if disjoint:
+                for name in board.finishing + board.asked:
+                    channel = board[name]
+                    if channel.finish() and next_version is not None:
+                        versions[name] = next_version
+                        moved = True
+                        if channel.is_available():
+                            updated.add(name)
+    if moved:
+        board.top = next_version
+    board.top_of = versions if next_version is not None and versions else None
+    return updated
+
+
+def apply_writes(checkpoint, channels, tasks, get_next_version, trigger_to_nodes):
+    """Give the writes of finished tasks to the channels and move their versions.
+
+    Parameters
+    ----------
+    checkpoint : dict
+        Its versions are changed in place.
+    channels : mapping
+        The live channels.
+    tasks : iterable
+        With `path`, `name`, `writes` and `triggers`.
+    get_next_version : callable or None
+        ``get_next_version(highest, None)``.
+    trigger_to_nodes : mapping
+        Which nodes a channel triggers.
+
+    Returns
+    -------
+    set of str
+        The channels that have a new value.
+    """
+    cdef set updated = apply_writes_to(checkpoint, channels, list(tasks), get_next_version, trigger_to_nodes)
+    if type(channels) is ChannelMap:
+        (<ChannelMap>channels).top_of = None        # the caller may change versions himself
+    return updated
+
+
+# ------------------------------------------------------------------ what a task holds on to
+
+cdef class Counter:
+    """0, 1, 2, ...; one number per call, whatever the thread."""
+
+    def __call__(self):
+        cdef Py_ssize_t n = self.next
+        self.next = n + 1
+        return n
+
+
+cdef class NullResume:
+    """The resume value that is not yet given to a task, if there is one; `consume` takes it."""
+
+    def __call__(self, consume=False):
+        if self.write is None:
+            return None if self.parent is None else self.parent.get_null_resume(consume)
+        if consume:
+            try:
+                self.pending.remove(self.write)
+            except ValueError:
+                return None
+        return self.write[2]
+
+
+cdef class PregelScratchpad:
+    """What the parts of one task share: its step, its counters, its answers to interrupts.
+
+    Parameters
+    ----------
+    step, stop : int
+        The superstep, and the one that is too many.
+    call_counter, interrupt_counter, subgraph_counter : callable
+        Count the calls, interrupts and subgraphs of the task.
+    get_null_resume : callable
+        ``get_null_resume(consume)`` gives the answer that is addressed to no task.
+    resume : list
+        Answers to this task's interrupts, in order.
+    """
+
+    def __init__(self, *, step, stop, call_counter, interrupt_counter, get_null_resume, resume, subgraph_counter):
+        self.step = step
+        self.stop = stop
+        self.calls = call_counter
+        self.interrupts = interrupt_counter
+        self.subgraphs = subgraph_counter
+        self.null = get_null_resume
+        self.resume = resume
+
+    @property
+    def call_counter(self):
+        """Counts the calls of other tasks."""
+        if self.calls is None:
+            self.calls = Counter()
+        return self.calls
+
+    @property
+    def interrupt_counter(self):
+        """Counts the interrupts."""
+        if self.interrupts is None:
+            self.interrupts = Counter()
+        return self.interrupts
+
+    @property
+    def subgraph_counter(self):
+        """Counts the subgraphs."""
+        if self.subgraphs is None:
+            self.subgraphs = Counter()
+        return self.subgraphs
+
+    @property
+    def get_null_resume(self):
+        """Gives the answer that is addressed to no task."""
+        if self.null is None:
+            self.null = NullResume()
+        return self.null
+
+    def restarted(self):
+        """The same for another attempt: interrupts are counted from 0 again."""
+        return PregelScratchpad(step=self.step, stop=self.stop, call_counter=self.call_counter,
+                                interrupt_counter=Counter(), get_null_resume=self.get_null_resume,
+                                resume=self.resume, subgraph_counter=self.subgraph_counter)
+
+
+def interrupt_id(str ns, Py_ssize_t answered):
+    """The id of a task's interrupt after so many answered ones."""
+    return xxh3_hex((f"{ns}|{answered}" if answered else ns).encode())
+
+
+cdef PregelScratchpad scratchpad_for(parent, list pending, str task_id, str task_ns, resume_map, step, stop):
+    cdef PregelScratchpad pad = PregelScratchpad.__new__(PregelScratchpad)
+    cdef NullResume null
+    cdef tuple null_write = None
+    cdef list answers = None
+    pad.step = step
+    pad.stop = stop
+    if pending:
+        for write in pending:
+            if write[1] != "__resume__":
+                continue
+            if write[0] == task_id:
+                if answers is None:
+                    answers = write[2] if isinstance(write[2], list) else [write[2]]
+            elif null_write is None and write[0] == NULL_TASK_ID:
+                null_write = write
+        if answers is None:
+            answers = []
+        if resume_map:
+            answer = resume_map.get(interrupt_id(task_ns, len(answers)), MISSING)
+            if answer is MISSING:
+                answer = resume_map.get(interrupt_id(task_ns, 0), MISSING)
+            if answer is not MISSING:
+                answers.append(answer)
+    pad.resume = [] if answers is None else answers
+    if null_write is not None or parent is not None:
+        null = NullResume.__new__(NullResume)
+        null.parent = parent
+        null.pending = pending
+        null.write = null_write
+        pad.null = null
+    return pad
+
+
+NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"
+
+
+def scratchpad(parent_scratchpad, pending_writes, task_id, task_checkpoint_ns, resume_map, step, stop):
+    """The scratchpad of a task."""
+    return scratchpad_for(parent_scratchpad, pending_writes, task_id, task_checkpoint_ns, resume_map, step, stop)
+
+
+cdef class LocalRead:
+    """Reads channels for a task; `fresh` as if its own writes were already there."""
+
+    def __call__(self, select, fresh=False):
+        return read_for_task(self.scratchpad, self.channels, self.managed, self.writes, select, fresh)
+
+
+def local_read(scratchpad, channels, managed, task, select, fresh=False):
+    """Read channels for a task.
+
+    Parameters
+    ----------
+    select : str or list of str
+        A channel, or channels and managed values.
+    fresh : bool
+        Show the channels with this task's writes applied, to this reader only.
+    """
+    return read_for_task(scratchpad, channels, managed, task.writes, select, fresh)
+
+
+cdef with_writes(channels, name, dict written):
+    cdef BaseChannel channel = channels[name]
+    values = written.get(name)
+    if values is None:
+        if idle_kind(channel) == IDLE_NEVER:
+            return channel
+        values = ()
+    channel = channel.copy()
+    channel.update(values)
+    return channel
+
+
+cdef read_for_task(scratchpad, channels, managed, writes, select, bint fresh):
+    cdef dict written, values
+    cdef BaseChannel channel
+    written = {}
+    if fresh:
+        for name, value in writes:
+            if name in written:
+                (<list>written[name]).append(value)
+            else:
+                written[name] = [value]
+    if isinstance(select, str):
+        channel = with_writes(channels, select, written) if fresh else channels[select]
+        try:
+            return channel.get()
+        except EmptyChannelError:
+            return None
+    values = {}
+    for name in select:
+        if managed and name in managed:
+            continue
+        channel = with_writes(channels, name, written) if fresh else channels[name]
+        value = value_of(channel)
+        if value is not MISSING:
+            values[name] = value
+    if managed:
+        for name in select:
+            if name in managed:
+                values[name] = managed[name].get(scratchpad)
+    return values
+
+
+cdef value_of(BaseChannel channel):
+    """The channel's value, MISSING when it has none."""
+    try:
+        return channel.get()
+    except EmptyChannelError:
+        return MISSING
+
+
+# ------------------------------------------------------------------ tasks
+
+cdef object RESUME_MAP = "__pregel_resume_map"
+cdef object SCRATCHPAD = "__pregel_scratchpad"
+cdef object NS = "checkpoint_ns"
+cdef tuple PUSH_TRIGGER = ("__pregel_push",)
+
+
+cdef bint triggered(channels, dict versions, dict seen, null_version, list triggers) except -1:
+    cdef BaseChannel channel
+    for name in triggers:
+        channel = channels[name]
+        if not channel.is_available():
+            continue
+        if seen is None or versions.get(name, null_version) > seen.get(name, null_version):
+            return True
+    return False
+
+
+def null_version_of(checkpoint):
+    """What is lower than every version of this checkpoint; None when it has none."""
+    for version in checkpoint["channel_versions"].values():
+        return type(version)()
+    return None
+
+
+cdef class NodePlan:
+    """What a run needs to know of a node, looked up once."""
+
+    def __init__(self, name, proc):
+        self.proc = proc
+        self.name = name
+        self.node = proc.node
+        self.mapper = proc.mapper
+        self.channels = proc.channels
+        self.trigger_list = list(proc.triggers)
+        self.triggers = tuple(sorted(self.trigger_list))
+        self.pull_tail = (name + "__pregel_pull" + "".join(self.triggers)).encode()
+        self.retry_policy = proc.retry_policy
+        self.cache_policy = proc.cache_policy
+        self.tags = proc.tags
+        self.metadata = proc.metadata
+        self.writers = proc.flat_writers
+        self.subgraphs = proc.subgraphs
+        self.timeout = proc.timeout
+
+
+cdef class Preparer:
+    """Makes the tasks of supersteps."""
+
+    def __init__(self, processes, channels, managed, *, for_execution=True, store=None, checkpointer=None, manager=None,
+                 retry_policy=(), cache_policy=None):
+        self.processes = processes
+        self.channels = channels
+        self.managed = managed
+        self.for_execution = for_execution
+        self.store = store
+        self.checkpointer = checkpointer
+        self.manager = manager
+        self.watched = manager is not None and bool(manager.handlers or manager.inheritable_handlers)
+        self.retry_policy = retry_policy
+        self.cache_policy = cache_policy
+        self.plans = {}
+
+    cdef int begin(self, checkpoint, list pending, config, step, stop) except -1:
+        self.checkpoint = checkpoint
+        self.id_bytes = bytes.fromhex((<str>checkpoint["id"]).replace("-", ""))
+        self.null_version = null_version_of(checkpoint)
+        self.pending = pending
+        self.step = step
+        self.stop = stop
+        self.step_bytes = str(step).encode()
+        self.old_ids = checkpoint["v"] <= 1
+        self.input_cache = None
+        self.config = config
+        conf = config.get("configurable")
+        self.conf = {} if conf is None else conf
+        self.parent_ns = self.conf.get(NS, "")
+        return 0
+
+    cdef NodePlan plan(self, name):
+        found = self.plans.get(name)
+        if found is None:
+            found = self.plans[name] = NodePlan(name, self.processes[name])
+        return <NodePlan>found
+
+    cdef str id_of(self, checkpoint_ns, bytes tail):
+        cdef bytes data = self.id_bytes + checkpoint_ns.encode() + self.step_bytes + tail
+        return sha_id(data) if self.old_ids else hex_id(data)
+
+    cdef dict all_tasks(self, trigger_to_nodes, updated_channels):
+        cdef dict tasks = {}
+        cdef Py_ssize_t i, count
+        cdef set names
+        sends = self.channels.get("__pregel_tasks")
+        if sends is not None and (<BaseChannel?>sends).is_available():
+            count = len((<Topic>sends).values) if type(sends) is Topic else len(sends.get())
+            for i in range(count):
+                task = self.push(i)
+                if task is not None:
+                    tasks[task.id] = task
+        if updated_channels and trigger_to_nodes:
+            names = None
+            single = None
+            for channel in updated_channels:
+                nodes = trigger_to_nodes.get(channel)
+                if nodes:
+                    if names is None:
+                        names = set(nodes)
+                    else:
+                        names.update(nodes)
+            candidates = () if names is None else sorted(names) if len(names) > 1 else names
+        elif not self.checkpoint["channel_versions"]:
+            candidates = ()
+        else:
+            candidates = list(self.processes)
+        self.input_cache = {} if len(candidates) > 1 else None
+        for name in candidates:
+            if name not in self.processes or self.null_version is None:
+                continue
+            task = self.pull(self.plan(name))
+            if task is not None:
+                tasks[task.id] = task
+        self.input_cache = None
+        return tasks
+
+    cdef pull(self, NodePlan plan):
+        cdef str task_id, task_ns
+        cdef dict metadata
+        cdef tuple path
+        if not triggered(self.channels, self.checkpoint["channel_versions"],
+                         self.checkpoint["versions_seen"].get(plan.name), self.null_version, plan.trigger_list):
+            return None
+        ns = f"{self.parent_ns}|{plan.name}" if self.parent_ns else plan.name
+        task_id = self.id_of(ns, plan.pull_tail)
+        task_ns = f"{ns}:{task_id}"
+        path = ("__pregel_pull", plan.name)
+        pad = scratchpad_for(self.conf.get(SCRATCHPAD), self.pending, task_id, task_ns, self.conf.get(RESUME_MAP),
+                             self.step, self.stop)
+        try:
+            value = self.read_input(plan, pad)
+        except Exception as exc:
+            add_note(exc, f"Before task with name '{plan.name}' and path '{path}'")
+            raise
+        if value is MISSING:
+            return None
+        if not self.for_execution:
+            return PlainTask(task_id, plan.name, path)
+        if plan.node is None:
+            return None
+        metadata = {"langgraph_step": self.step, "langgraph_node": plan.name, "langgraph_triggers": plan.triggers,
+                    "langgraph_path": path, "langgraph_checkpoint_ns": task_ns}
+        if plan.metadata:
+            metadata.update(plan.metadata)
+        policy = plan.cache_policy or self.cache_policy
+        key = None
+        if policy:
+            key = self.cache_key(policy, (identifier(plan.proc) or "__dynamic__", plan.name), policy.key_func(value))
+        return self.finished(plan.name, task_id, path, value, plan.node, metadata, plan.triggers, plan.tags,
+                             plan.retry_policy or self.retry_policy, key, None, pad, task_ns, plan.writers,
+                             plan.subgraphs, plan.timeout, True, None)
+
+    cdef push(self, Py_ssize_t index):
+        cdef str task_id, task_ns
+        cdef dict metadata
+        cdef tuple path
+        cdef NodePlan plan
+        topic = self.channels["__pregel_tasks"]
+        sends = (<Topic>topic).values if type(topic) is Topic else topic.get()
+        if index < 0 or index >= len(sends):
+            return None
+        packet = sends[index]
+        if not isinstance(packet, Send):
+            logger.warning("Among the pending sends there is one of type %s; it is ignored", type(packet))
+            return None
+        name = packet.node
+        if name not in self.processes:
+            logger.warning("A pending send is addressed to %s, which is no node of this graph; it is ignored", name)
+            return None
+        plan = self.plan(name)
+        if plan.node is None:
+            return None
+        ns = f"{self.parent_ns}|{name}" if self.parent_ns else name
+        task_id = self.id_of(ns, (name + "__pregel_push" + str(index)).encode())
+        task_ns = f"{ns}:{task_id}"
+        path = ("__pregel_push", index, False)
+        if not self.for_execution:
+            return PlainTask(task_id, name, path)
+        metadata = {"langgraph_step": self.step, "langgraph_node": name, "langgraph_triggers": PUSH_TRIGGER,
+                    "langgraph_path": path, "langgraph_checkpoint_ns": task_ns}
+        if plan.metadata:
+            metadata.update(plan.metadata)
+        policy = plan.cache_policy or self.cache_policy
+        key = None
+        if policy:
+            key = self.cache_key(policy, (identifier(plan.proc) or "__dynamic__", name), policy.key_func(packet.arg))
+        pad = scratchpad_for(self.conf.get(SCRATCHPAD), self.pending, task_id, task_ns, self.conf.get(RESUME_MAP),
+                             self.step, self.stop)
+        timeout = packet.timeout
+        return self.finished(name, task_id, path, packet.arg, plan.node, metadata, PUSH_TRIGGER, plan.tags,
+                             plan.retry_policy or self.retry_policy, key, None, pad, task_ns, plan.writers,
+                             plan.subgraphs, plan.timeout if timeout is None else timeout, True, None)
+
+    cdef call(self, tuple path):
+        """A task that another task calls: path is (PUSH, path of the caller, number, id of the caller, call)."""
+        cdef str task_id, task_ns
+        cdef dict metadata
+        call = path[4]
+        proc = runnable_for_task(call.func)
+        name = proc.name
+        if name is None:
+            raise ValueError(f"{call.func!r} cannot be called as a task: it has no __name__")
+        ns = f"{self.parent_ns}|{name}" if self.parent_ns else name
+        task_id = self.id_of(ns, (name + "__pregel_push" + task_path(path[1]) + str(path[2])).encode())
+        task_ns = f"{ns}:{task_id}"
+        shown = (path[0], path[1], path[2], True)
+        if not self.for_execution:
+            return PlainTask(task_id, name, shown)
+        metadata = {"langgraph_step": self.step, "langgraph_node": name, "langgraph_triggers": PUSH_TRIGGER,
+                    "langgraph_path": shown, "langgraph_checkpoint_ns": task_ns}
+        policy = call.cache_policy or self.cache_policy
+        key = None
+        if policy:
+            args, kwargs = call.input
+            key = self.cache_key(policy, (identifier(call.func) or "__dynamic__",), policy.key_func(*args, **kwargs))
+        pad = scratchpad_for(self.conf.get(SCRATCHPAD), self.pending, task_id, task_ns, self.conf.get(RESUME_MAP),
+                             self.step, self.stop)
+        return self.finished(name, task_id, shown, call.input, proc, metadata, PUSH_TRIGGER, None,
+                             call.retry_policy or self.retry_policy, key, call.callbacks, pad, task_ns, (), (),
+                             call.timeout, False, None)
+
+    cdef handler(self, failed, name, error):
+        """The task of the node that takes care of a failed one."""
+        cdef str task_id, task_ns
+        cdef dict metadata
+        cdef tuple path
+        cdef NodePlan plan
+        if name not in self.processes:
+            return None
+        plan = self.plan(name)
+        if plan.node is None:
+            return None
+        ns = f"{self.parent_ns}|{name}" if self.parent_ns else name
+        task_id = self.id_of(ns, (name + "__pregel_push" + "node_error_handler" + failed.id).encode())
+        task_ns = f"{ns}:{task_id}"
+        path = (*failed.path[:3], "node_error_handler", False)
+        metadata = {"langgraph_step": self.step, "langgraph_node": name, "langgraph_triggers": PUSH_TRIGGER,
+                    "langgraph_path": path, "langgraph_checkpoint_ns": task_ns}
+        if plan.metadata:
+            metadata.update(plan.metadata)
+        policy = plan.cache_policy or self.cache_policy
+        key = None
+        if policy:
+            key = self.cache_key(policy, (identifier(plan.proc) or "__dynamic__", name), policy.key_func(failed.input))
+        pad = scratchpad_for(self.conf.get(SCRATCHPAD), self.pending, task_id, task_ns, self.conf.get(RESUME_MAP),
+                             self.step, self.stop)
+        extra = {"__pregel_node_error": NodeError(node=failed.name, error=error)}
+        return self.finished(name, task_id, path, failed.input, plan.node, metadata, PUSH_TRIGGER, plan.tags,
+                             plan.retry_policy or self.retry_policy, key, None, pad, task_ns, plan.writers,
+                             plan.subgraphs, None, True, extra)
+
+    cdef read_input(self, NodePlan plan, scratchpad):
+        cdef dict value
+        cdef BaseChannel channel
+        if self.input_cache is not None:
+            key = plan.proc.input_cache_key
+            known = self.input_cache.get(key, MISSING)
+            if known is not MISSING:
+                return dict(<dict>known) if type(known) is dict else _copy.copy(known)
+        names = plan.channels
+        if isinstance(names, str):
+            found = self.channels.get(names)
+            if found is None or not (<BaseChannel>found).is_available():
+                return MISSING
+            result = (<BaseChannel>found).get()
+        elif isinstance(names, list):
+            value = {}
+            for name in <list>names:
+                found = self.channels.get(name)
+                if found is None:
+                    value[name] = self.managed[name].get(scratchpad)
+                    continue
+                channel = <BaseChannel>found
+                if channel.is_available():
+                    value[name] = channel.get()
+            result = value
+        else:
+            raise RuntimeError(f"A node reads one channel or a list of channels, not {names!r}")
+        if self.for_execution and plan.mapper is not None:
+            result = plan.mapper(result)
+        if self.input_cache is not None:
+            self.input_cache[key] = result
+        return result
+
+    cdef cache_key(self, policy, tuple space, value):
+        return CacheKey(("__pregel_ns_writes", *space), xxh3_hex(value.encode() if isinstance(value, str) else value),
+                        policy.ttl)
+
+    cdef finished(self, name, str task_id, tuple path, value, proc, dict metadata, tuple triggers, tags, retry,
+                  cache_key, callbacks, scratchpad, str task_ns, writers, subgraphs, timeout, bint previous,
+                  dict extra):
+        cdef LocalRead read
+        cdef dict patch, ids
+        checkpoint = self.checkpoint
+        writes = deque()
+        read = LocalRead.__new__(LocalRead)
+        read.scratchpad = scratchpad
+        read.channels = self.channels
+        read.managed = self.managed
+        read.writes = writes
+        runtime = self.conf.get("__pregel_runtime")
+        if runtime is None:
+            runtime = DEFAULT_RUNTIME
+        run_id = self.config.get("run_id")
+        if extra is None:
+            info = build(ExecutionInfo, info_names, (
+                checkpoint["id"], task_ns, task_id, self.conf.get("thread_id"), str(run_id) if run_id else None, 1, None))
+        else:
+            info = runtime.execution_info
+        before = checkpoint["channel_values"].get("__previous__") if previous else runtime.previous
+        if type(runtime) is Runtime:
+            runtime = build(Runtime, runtime_names, (
+                runtime.context, self.store, runtime.stream_writer, runtime.heartbeat, before, info,
+                runtime.server_info, runtime.control))
+        else:
+            runtime = runtime.override(store=self.store, previous=before, execution_info=info)
+        known = self.conf.get("checkpoint_map")
+        ids = dict(known) if known else {}
+        ids[self.parent_ns] = checkpoint["id"]
+        patch = {"__pregel_task_id": task_id, "__pregel_send": writes.extend, "__pregel_read": read,
+                 "__pregel_checkpointer": self.checkpointer or self.conf.get("__pregel_checkpointer"),
+                 "checkpoint_map": ids, "checkpoint_id": None, NS: task_ns, SCRATCHPAD: scratchpad,
+                 "__pregel_runtime": runtime}
+        if extra is not None:
+            patch.update(extra)
+        if not callbacks and self.watched:
+            callbacks = self.manager.get_child(f"graph:step:{self.step}")
+        config = self.config_for(name, metadata, tags, callbacks or None, patch)
+        return build(ExecutableTask, task_names, (
+            name, value, proc, writes, config, triggers, retry, cache_key, task_id, path, writers, subgraphs, timeout))
+
+    cdef int rebase(self, config) except -1:
+        cdef dict base = merge_configs(config)
+        base.pop("configurable", None)
+        self.base_meta = base.pop("metadata", None) or {}
+        self.nested_meta = False
+        for value in self.base_meta.values():
+            if isinstance(value, dict):
+                self.nested_meta = True
+        base.setdefault("callbacks", None)
+        self.base = base
+        self.base_of = config
+        return 0
+
+    cdef dict config_for(self, name, dict metadata, tags, callbacks, dict patch):
+        cdef dict out, merged, conf
+        if self.base_of is not self.config:
+            self.rebase(self.config)
+        out = dict(self.base)
+        merged = dict(self.base_meta)
+        if self.nested_meta:
+            for key, value in merged.items():
+                if isinstance(value, dict):
+                    merged[key] = dict(value)
+        if "lc_versions" in metadata and isinstance(merged.get("lc_versions"), dict):
+            metadata["lc_versions"] = {**merged["lc_versions"], **metadata["lc_versions"]}
+        merged.update(metadata)
+        out["metadata"] = merged
+        if tags:
+            known = out.get("tags")
+            out["tags"] = [*known, *tags] if known else tags
+        if callbacks is not None:
+            out["callbacks"] = callbacks
+            out.pop("run_id", None)
+        out["run_name"] = name
+        conf = dict(self.conf)
+        conf.update(patch)
+        out["configurable"] = conf
+        return out
+
+
+def prepare_next_tasks(checkpoint, pending_writes, processes, channels, managed, config, step, stop, *, for_execution,
+                       store=None, checkpointer=None, manager=None, trigger_to_nodes=None, updated_channels=None,
+                       retry_policy=(), cache_policy=None):
+    """The tasks of the next superstep, by id.
+
+    Parameters
+    ----------
+    for_execution : bool
+        Make tasks that can run; otherwise only their ids, names and paths.
+    trigger_to_nodes, updated_channels
+        When both are given, only nodes that these channels trigger are looked at.
+    """
+    cdef Preparer preparer = Preparer(processes, channels, managed, for_execution=for_execution, store=store,
+                                      checkpointer=checkpointer, manager=manager, retry_policy=retry_policy,
+                                      cache_policy=cache_policy)
+    preparer.begin(checkpoint, pending_writes if type(pending_writes) is list else list(pending_writes), config, step, stop)
+    return preparer.all_tasks(trigger_to_nodes, updated_channels)
+
+
+def prepare_single_task(task_path, task_id_checksum, *, checkpoint, processes, channels, managed, config, step, stop,
+                        for_execution, pending_writes, store=None, checkpointer=None, manager=None, input_cache=None,
+                        cache_policy=None, retry_policy=(), checkpoint_id_bytes=None, checkpoint_null_version=None):
+    """The task at a path: ``(PULL, node)``, ``(PUSH, index)`` or the path of a call. None when there is nothing to run."""
+    cdef Preparer preparer = Preparer(processes, channels, managed, for_execution=for_execution, store=store,
+                                      checkpointer=checkpointer, manager=manager, retry_policy=retry_policy,
+                                      cache_policy=cache_policy)
+    preparer.begin(checkpoint, pending_writes, config, step, stop)
+    if task_path[0] == "__pregel_pull":
+        if task_path[1] not in processes or preparer.null_version is None:
+            return None
+        task = preparer.pull(preparer.plan(task_path[1]))
+    elif task_path[0] != "__pregel_push":
+        task = None
+    elif isinstance(task_path[-1], Call):
+        task = preparer.call(task_path)
+    elif len(task_path) == 2:
+        sends = channels["__pregel_tasks"]
+        task = preparer.push(task_path[1]) if sends.is_available() else None
+    else:
+        logger.warning("The task path %s is none that this version knows; it is ignored", task_path)
+        task = None
+    if task is not None and task_id_checksum is not None and task.id != task_id_checksum:
+        raise AssertionError(f"the task at {task_path[:3]} has the id {task.id} and was expected to have {task_id_checksum}")
+    return task
+
+
+def prepare_node_error_handler_task(failed_task, *, handler_node_name, failed_error, checkpoint, pending_writes,
+                                    processes, channels, managed, config, step, stop, store=None, checkpointer=None,
+                                    manager=None, cache_policy=None, retry_policy=()):
+    """The task of the node that handles the error of `failed_task`; None when there is no such node."""
+    cdef Preparer preparer = Preparer(processes, channels, managed, for_execution=True, store=store,
+                                      checkpointer=checkpointer, manager=manager, retry_policy=retry_policy,
+                                      cache_policy=cache_policy)
+    preparer.begin(checkpoint, pending_writes, config, step, stop)
+    return preparer.handler(failed_task, handler_node_name, failed_error)

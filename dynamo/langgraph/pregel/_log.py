@@ -1,0 +1,5 @@
+"""The log of the engine."""
+
+import logging
+
+logger = logging.getLogger("langgraph")
