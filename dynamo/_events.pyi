@@ -26,6 +26,9 @@ class ChannelStats(TypedDict):
     ring_first: int
     ring_batches: int
     ring_bytes: int
+    snapshots: int
+    mirror_blocks: int
+    mirror_bytes: int
 
 @type_check_only
 class SourceStats(TypedDict):
@@ -45,6 +48,7 @@ class SourceStats(TypedDict):
     replays: int
     replayed: int
     replay_failures: int
+    snapshots: int
     malformed: int
     refused: int
     other_tier: int
@@ -75,6 +79,7 @@ class EventChannel:
         hwm: int = 0,
         ring_batches: int = 0,
         ring_bytes: int = 0,
+        mirror_blocks: int | None = 0,
         batch_ms: int = 0,
         connect: bool = False,
         publisher_id: int | None = None,

@@ -217,6 +217,9 @@ cdef class EventChannel:
         Tokens in a block; for what is published with token ids.
     hwm, ring_batches, ring_bytes : int
         Batches queued for a slow subscriber (100,000); kept for replay (10,000; 256 MiB). 0: these defaults.
+    mirror_blocks : int or None
+        ``wire="plane"``: so many blocks of the worker's cache are known at most (0: 4 Mi), and told to who missed more than
+        is kept for replay. None: such a one has lost them.
     batch_ms : int
         Wait as long for more events before sending a batch.
     connect : bool
@@ -226,8 +229,8 @@ cdef class EventChannel:
     """
 
     def __init__(self, worker_id, subject="", *, endpoint="tcp://127.0.0.1:0", replay_endpoint="tcp://127.0.0.1:0",
-                 wire="plane", dp_rank=0, block_size=0, hwm=0, ring_batches=0, ring_bytes=0, batch_ms=0, connect=False,
-                 publisher_id=None):
+                 wire="plane", dp_rank=0, block_size=0, hwm=0, ring_batches=0, ring_bytes=0, mirror_blocks=0, batch_ms=0,
+                 connect=False, publisher_id=None):
         cdef dyn_event_pub_options options
         cdef unsigned long long worker, publisher
         memset(&options, 0, sizeof(options))
@@ -254,6 +257,7 @@ cdef class EventChannel:
         options.hwm = hwm
         options.ring_batches = ring_batches
         options.ring_bytes = ring_bytes
+        options.mirror_blocks = 0xFFFFFFFF if mirror_blocks is None else mirror_blocks
         options.batch_ms = batch_ms
         check(dyn_event_pub_new(&self.ptr, &options))
         self.engine = wire == "engine"
@@ -405,14 +409,16 @@ cdef class EventChannel:
     def stats(self):
         """What was sent.
 
-        Keys: next_sequence, events, blocks, bytes, replays, replayed_batches, ring_first, ring_batches, ring_bytes.
+        Keys: next_sequence, events, blocks, bytes, replays, replayed_batches, ring_first, ring_batches, ring_bytes,
+        snapshots, mirror_blocks, mirror_bytes.
         """
         cdef dyn_event_pub_stats s
         dyn_event_pub_get_stats(self.live(), &s)
         return {
             "next_sequence": s.next_sequence, "events": s.events, "blocks": s.blocks, "bytes": s.bytes,
             "replays": s.replays, "replayed_batches": s.replayed_batches, "ring_first": s.ring_first,
-            "ring_batches": s.ring_batches, "ring_bytes": s.ring_bytes,
+            "ring_batches": s.ring_batches, "ring_bytes": s.ring_bytes, "snapshots": s.snapshots,
+            "mirror_blocks": s.mirror_blocks, "mirror_bytes": s.mirror_bytes,
         }
 
     def _kv_sink(self):
@@ -685,7 +691,7 @@ cdef class EventSource:
         """What came and what was missed.
 
         Keys: connected, silent, replaying, known, next_sequence, batches, events, blocks, loads, gaps, lost, restarts,
-        replays, replayed, replay_failures, malformed, refused, other_tier, age (seconds since the last event, or None),
+        replays, replayed, replay_failures, snapshots, malformed, refused, other_tier, age (seconds since the last event, or None),
         unknown, wrong_block_size, short_of_tokens, ignored_kind, ignored_place.
         """
         cdef dyn_event_source_stats s
@@ -697,7 +703,7 @@ cdef class EventSource:
             "replaying": bool(s.replaying), "known": bool(s.known), "next_sequence": s.next_sequence,
             "batches": s.batches, "events": s.events, "blocks": s.blocks, "loads": s.loads, "gaps": s.gaps,
             "lost": s.lost, "restarts": s.restarts, "replays": s.replays, "replayed": s.replayed,
-            "replay_failures": s.replay_failures, "malformed": s.malformed, "refused": s.refused,
+            "replay_failures": s.replay_failures, "snapshots": s.snapshots, "malformed": s.malformed, "refused": s.refused,
             "other_tier": s.other_tier,
             "age": None if s.last_event_ns == 0 else max(0.0, (<double>dyn_now_ns() - <double>s.last_event_ns) / 1e9),
             "unknown": s.decoder.unknown, "wrong_block_size": s.decoder.wrong_block_size,

@@ -83,10 +83,12 @@ cdef extern from "dynamo/events.h" nogil:
         uint32_t hwm
         uint32_t ring_batches
         size_t ring_bytes
+        uint32_t mirror_blocks
         uint32_t batch_ms
     ctypedef struct dyn_event_pub_stats:
         uint64_t next_sequence, events, blocks, bytes, replays, replayed_batches
         uint64_t ring_first, ring_batches, ring_bytes
+        uint64_t snapshots, mirror_blocks, mirror_bytes
     int dyn_event_pub_new(dyn_event_pub **out, const dyn_event_pub_options *options)
     void dyn_event_pub_free(dyn_event_pub *self)
     const char *dyn_event_pub_endpoint(const dyn_event_pub *self)
@@ -121,7 +123,7 @@ cdef extern from "dynamo/events.h" nogil:
         uint64_t worker_id
         bint connected, silent, replaying, known
         uint64_t next_sequence, batches, events, blocks, loads, gaps, lost, restarts, replays, replayed
-        uint64_t replay_failures, malformed, refused, other_tier, last_event_ns
+        uint64_t replay_failures, snapshots, malformed, refused, other_tier, last_event_ns
         dyn_event_decoder_stats decoder
     int dyn_event_sub_new(dyn_event_sub **out, uint32_t silence_ms)
     void dyn_event_sub_free(dyn_event_sub *self)

@@ -358,6 +358,86 @@ static void the_ring_is_bounded_in_batches_and_bytes(void)
     dyn_event_pub_free(pub);
 }
 
+static void who_comes_late_is_told_what_the_worker_holds(void)
+{
+    enum { BLOCKS = 20000 };
+    struct seen seen;
+    dyn_event_pub *pub;
+    dyn_event_sub *sub;
+    dyn_event_source *source;
+    dyn_event_source_stats stats;
+    dyn_event_pub_stats told;
+    for (int mirrored = 1; mirrored >= 0; mirrored--) {
+        see(&seen);
+        dyn_log_set_level(DYN_LOG_ERROR);
+        dyn_event_pub_options o = {.replay_endpoint = "tcp://127.0.0.1:0",
+                                   .publisher_id = 9,
+                                   .worker_id = 7,
+                                   .ring_batches = 10,
+                                   .mirror_blocks = mirrored ? 0 : DYN_EVENT_NO_MIRROR};
+        CHECK_EQ(dyn_event_pub_new(&pub, &o), DYN_OK);
+        dyn_kv_sink sink = dyn_event_pub_sink(pub);
+        uint64_t block, token;
+        for (uint64_t i = 1; i <= BLOCKS; i++) { /* one chain; in each event one block */
+            uint64_t parent = i - 1;
+            block = i, token = i + 1000;
+            CHECK_EQ(sink.stored(sink.user, 7, 2, i > 1 ? &parent : NULL, &block, &token, 1), DYN_OK);
+        }
+        for (uint64_t i = BLOCKS; i > BLOCKS / 2; i--) CHECK_EQ(sink.removed(sink.user, 7, 2, &i, 1), DYN_OK);
+        dyn_event_pub_get_stats(pub, &told);
+        CHECK_EQ(told.mirror_blocks, mirrored ? BLOCKS / 2 : 0);
+        CHECK_EQ(dyn_event_sub_new(&sub, 0), DYN_OK);
+        dyn_event_source_options so = source_of(&seen, dyn_event_pub_endpoint(pub), dyn_event_pub_replay_endpoint(pub));
+        so.block_size = 0; /* one of ours */
+        CHECK_EQ(dyn_event_sub_add(sub, &so, &source), DYN_OK);
+        CHECK(connected(sub, source));
+        block = BLOCKS / 2 + 1, token = 0;
+        uint64_t parent = BLOCKS / 2;
+        pthread_mutex_lock(&seen.lock);
+        unsigned before = seen.stored;
+        pthread_mutex_unlock(&seen.lock);
+        CHECK_EQ(sink.stored(sink.user, 7, 2, &parent, &block, &token, 1), DYN_OK);
+        CHECK(reaches(&seen, &seen.stored, before + 1));
+        CHECK(connected(sub, source));
+        dyn_event_sub_get_stats(sub, source, &stats);
+        dyn_event_pub_get_stats(pub, &told);
+        pthread_mutex_lock(&seen.lock);
+        CHECK_EQ(told.snapshots, mirrored);
+        CHECK_EQ(stats.snapshots, mirrored);
+        CHECK_EQ(stats.malformed, 0);
+        CHECK_EQ(stats.restarts, 0);
+        if (mirrored) {
+            CHECK_EQ(stats.lost, 0);
+            CHECK_EQ(seen.removed, 0);
+            CHECK_EQ(seen.blocks, BLOCKS / 2 + 1);
+            CHECK(seen.stored < 100); /* a chain comes in pieces, each after what it continues */
+            CHECK_EQ(seen.last, BLOCKS / 2 + 1);
+            CHECK(seen.had_parent && seen.parent == BLOCKS / 2);
+            pthread_mutex_unlock(&seen.lock);
+            /* What was told is known: the next look at the publisher finds nothing wrong. */
+            dyn_event_sub_remove(sub, source);
+            see(&seen);
+            CHECK_EQ(sink.cleared(sink.user, 7, 2), DYN_OK);
+            CHECK_EQ(dyn_event_sub_add(sub, &so, &source), DYN_OK);
+            CHECK(connected(sub, source));
+            for (int i = 0; i < 10000 && stats.next_sequence != told.next_sequence + 1; i++) {
+                usleep(1000);
+                dyn_event_sub_get_stats(sub, source, &stats);
+            }
+            CHECK_EQ(stats.next_sequence, told.next_sequence + 1); /* an empty cache is told, too */
+            CHECK_EQ(stats.lost, 0);
+            dyn_event_sub_remove(sub, source); /* no callback from here on */
+            CHECK_EQ(seen.blocks, 0);
+        } else {
+            CHECK(stats.lost > BLOCKS);
+            pthread_mutex_unlock(&seen.lock);
+        }
+        dyn_event_sub_free(sub);
+        dyn_event_pub_free(pub);
+    }
+    dyn_log_set_level(DYN_LOG_WARN);
+}
+
 static void a_batch_waits_for_more_and_is_sent_in_time(void)
 {
     struct seen seen;
@@ -437,5 +517,5 @@ TEST_MAIN(TEST(what_was_published_before_and_after_arrives_once_and_in_order),
           TEST(a_restarted_publisher_is_noticed_and_its_rank_rebuilt),
           TEST(without_replay_a_gap_is_lost_and_going_back_is_a_restart), TEST(load_travels_on_the_same_plane),
           TEST(who_is_expected_and_silent_is_named), TEST(the_ring_is_bounded_in_batches_and_bytes),
-          TEST(a_batch_waits_for_more_and_is_sent_in_time), TEST(wrong_endpoints_are_refused),
-          TEST(every_allocation_may_fail))
+          TEST(who_comes_late_is_told_what_the_worker_holds), TEST(a_batch_waits_for_more_and_is_sent_in_time),
+          TEST(wrong_endpoints_are_refused), TEST(every_allocation_may_fail))

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import random
 import warnings
 
 import pytest
 from wire import DEADLINE, Engine, local_hash, lora_seed, take, until
 
 from dynamo._discovery import Store
-from dynamo._events import EventQueue, EventSubscriber, LoadTable
+from dynamo._events import EventChannel, EventQueue, EventSubscriber, LoadTable
 from dynamo._index import RadixTree
 from dynamo.errors import InvalidArgument
 from dynamo.llm import (
@@ -217,3 +218,89 @@ def test_a_follower_meets_publishers_as_they_come_and_go(runtime):
         late.shutdown()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("batch_ms", [0, 5])
+def test_an_index_that_joins_late_learns_all_that_the_worker_holds(batch_ms):
+    """The ring keeps 8 batches; 3,000 events are long gone. Half of a cache is stored, removed and stored again."""
+    rng = random.Random(5)
+    channel = EventChannel(7, "namespace.a", ring_batches=8, batch_ms=batch_ms)
+
+    def sequence(n, rank):
+        # Sequence n shares its first half with sequence n // 2 * 2.
+        return [hash((rank, n // 2 if i < 8 else n, i)) & (2**64 - 1) for i in range(16)]
+
+    held = {}
+
+    def change():
+        rank, n = rng.randrange(2), rng.randrange(60)
+        chain = sequence(n, rank)
+        have = held.get((rank, n), 0)
+        if have and rng.random() < 0.5:  # evicted from its end, as engines do; the shared half only with nobody on it
+            keep = rng.randrange(8, have + 1) if have > 8 else have
+            if keep < have:
+                channel.publish_removed(chain[keep:have], rank)
+                held[rank, n] = keep
+        elif have < 16:
+            grown = rng.randrange(have + 1, 17)
+            tokens = [h ^ 1 for h in chain[have:grown]]
+            channel.publish_stored(chain[have:grown], tokens, chain[have - 1] if have else None, rank)
+            held[rank, n] = grown
+
+    def truth():
+        return sorted({(7, rank, h, h ^ 1) for (rank, n), have in held.items() for h in sequence(n, rank)[:have]})
+
+    def known(tree):
+        for text in tree.dump_tree_as_events():
+            event = json.loads(text)
+            for block in event["event"]["data"]["stored"]["blocks"]:
+                yield event["worker_id"], event["event"].get("dp_rank", 0), block["block_hash"], block["tokens_hash"]
+
+    with channel, EventSubscriber() as subscriber:
+        for _ in range(3000):
+            change()
+        assert channel.stats()["ring_first"] > 0
+        tree = RadixTree()
+        source = subscriber.add(7, channel.endpoint, tree, topic="namespace.a", replay_endpoint=channel.replay_endpoint)
+        for _ in range(300):  # while it is told
+            change()
+        channel.flush()
+        until(lambda: source.stats()["next_sequence"] == channel.stats()["next_sequence"])
+        assert len(truth()) > 500 and sorted(known(tree)) == truth()
+        stats = source.stats()
+        assert stats["snapshots"] >= 1  # more when eight batches pass while one is told
+        assert (stats["lost"], stats["malformed"], stats["restarts"]) == (0, 0, 0)
+        # The worker starts again with nothing: the mirror is not asked for what it does not know.
+        channel.publish_cleared(0)
+        channel.publish_cleared(1)
+        channel.flush()
+        until(lambda: not list(known(tree)))
+        assert channel.stats()["mirror_blocks"] == 0
+
+
+def test_without_a_mirror_what_left_the_ring_is_lost_and_counted():
+    with EventChannel(7, "s", ring_batches=4, mirror_blocks=None) as channel, EventSubscriber() as subscriber:
+        for block in range(20):
+            channel.publish_stored([block], [block])
+        tree = RadixTree()
+        source = subscriber.add(7, channel.endpoint, tree, topic="s", replay_endpoint=channel.replay_endpoint)
+        until(lambda: source.stats()["next_sequence"] == 20)
+        assert source.stats()["lost"] == 16 and source.stats()["snapshots"] == 0
+        assert len(tree.dump_tree_as_events()) == 4
+
+
+def test_a_mirror_over_its_bound_is_given_up():
+    with EventChannel(7, "s", ring_batches=4, mirror_blocks=10) as channel, EventSubscriber() as subscriber:
+        for block in range(20):
+            channel.publish_stored([block], [block])
+        assert channel.stats()["mirror_blocks"] == 0
+        source = subscriber.add(7, channel.endpoint, RadixTree(), replay_endpoint=channel.replay_endpoint)
+        until(lambda: source.stats()["next_sequence"] == 20)
+        assert source.stats()["lost"] == 16
+        channel.publish_cleared()  # from here on it is right again
+        for block in range(8):
+            channel.publish_stored([block], [block])
+        late = RadixTree()
+        source = subscriber.add(7, channel.endpoint, late, replay_endpoint=channel.replay_endpoint)
+        until(lambda: source.stats()["next_sequence"] == 29)
+        assert source.stats()["lost"] == 0 and len(late.dump_tree_as_events()) == 8

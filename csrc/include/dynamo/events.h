@@ -129,7 +129,8 @@ DYN_API const char *dyn_load_field_name(enum dyn_load_field field);
 
 /* ---- publisher ----------------------------------------------------------------------------------
  * A PUB socket, a sequence number that grows by one for each batch, and the last batches kept for a ROUTER socket
- * from which subscribers fetch what they missed.
+ * from which subscribers fetch what they missed. On PLANE the publisher also knows which blocks its worker holds on the
+ * device: who misses more than is kept gets that, and then what follows.
  *
  *   PLANE    subject | publisher id u64 BE | sequence u64 BE | version 1, length u32 BE, msgpack envelope
  *   ENGINE   topic | sequence u64 BE | msgpack [ts, [event, ...], dp_rank], as vLLM writes it
@@ -138,6 +139,7 @@ DYN_API const char *dyn_load_field_name(enum dyn_load_field field);
  *          lost to it, which it sees by the numbers and fetches.
  */
 enum dyn_event_wire { DYN_WIRE_PLANE, DYN_WIRE_ENGINE };
+#define DYN_EVENT_NO_MIRROR UINT32_MAX
 typedef struct dyn_event_pub dyn_event_pub;
 /* All zero is a good start; texts are borrowed for the call. */
 typedef struct dyn_event_pub_options {
@@ -145,20 +147,24 @@ typedef struct dyn_event_pub_options {
     const char *replay_endpoint; /* NULL: nothing can be fetched */
     bool connect;                /* connect to `endpoint` instead of binding it */
     enum dyn_event_wire wire;
-    const char *topic;     /* ENGINE: first frame ("" when NULL). PLANE: subject without its last part */
-    uint64_t publisher_id; /* PLANE; another one after every start, so that a restart is seen */
-    uint64_t worker_id;    /* PLANE; of every event */
-    uint32_t dp_rank;      /* ENGINE: of every batch */
-    uint32_t block_size;   /* ENGINE: of every store; not 0 */
-    uint32_t hwm;          /* batches queued for one slow subscriber; 0: 100,000 */
-    uint32_t ring_batches; /* kept for replay; 0: 10,000 */
-    size_t ring_bytes;     /* kept for replay at most; 0: 256 MiB */
-    uint32_t batch_ms;     /* wait as long for more events before sending; 0: one batch for each send */
+    const char *topic;      /* ENGINE: first frame ("" when NULL). PLANE: subject without its last part */
+    uint64_t publisher_id;  /* PLANE; another one after every start, so that a restart is seen */
+    uint64_t worker_id;     /* PLANE; of every event */
+    uint32_t dp_rank;       /* ENGINE: of every batch */
+    uint32_t block_size;    /* ENGINE: of every store; not 0 */
+    uint32_t hwm;           /* batches queued for one slow subscriber; 0: 100,000 */
+    uint32_t ring_batches;  /* kept for replay; 0: 10,000 */
+    size_t ring_bytes;      /* kept for replay at most; 0: 256 MiB */
+    uint32_t mirror_blocks; /* PLANE: known of the worker's cache at most, 43 to 86 bytes each; 0: 4 Mi; with more, or
+                             * DYN_EVENT_NO_MIRROR, what left the ring is lost to who comes late */
+    uint32_t batch_ms;      /* wait as long for more events before sending; 0: one batch for each send */
 } dyn_event_pub_options;
 typedef struct dyn_event_pub_stats {
     uint64_t next_sequence, events, blocks, bytes, replays, replayed_batches;
     uint64_t ring_first; /* the oldest sequence number that can be fetched */
     uint64_t ring_batches, ring_bytes;
+    uint64_t snapshots; /* answers with what the worker holds */
+    uint64_t mirror_blocks, mirror_bytes;
 } dyn_event_pub_stats;
 
 /* out     receives a new publisher.
@@ -190,7 +196,8 @@ DYN_API bool dyn_event_endpoint_binds(const char *endpoint);
  * events on in order.
  *
  *   gap       a number too high: what lies between is fetched from the replay endpoint; what that no longer has is
- *             counted as lost
+ *             counted as lost, unless the publisher tells what its worker holds now (PLANE): then the source's ranks
+ *             are cleared and rebuilt from that, and nothing is lost
  *   restart   a number too low, another publisher, or another batch under the last number: the source's ranks are
  *             cleared and rebuilt from what replay has
  *   silence   dyn_event_sub_expect() said that events must come and none did, or nobody answers at the endpoint:
@@ -226,6 +233,7 @@ typedef struct dyn_event_source_stats {
     uint64_t gaps, lost; /* times that numbers were missing; batches that could not be fetched */
     uint64_t restarts;   /* of the publisher */
     uint64_t replays, replayed, replay_failures;
+    uint64_t snapshots;     /* times that the ranks were rebuilt from what the worker holds */
     uint64_t malformed;     /* messages that could not be read; the first 3 are warned of */
     uint64_t refused;       /* events that the sink refused: an unknown parent or block */
     uint64_t other_tier;    /* events about other places than the device, which `sink` does not get */

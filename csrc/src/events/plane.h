@@ -7,6 +7,7 @@
 
 #define DYN__TOPIC_EVENTS "kv-events"
 #define DYN__TOPIC_LOAD "kv_metrics"
+#define DYN__SNAPSHOT "snapshot"
 
 struct dyn__envelope {
     uint64_t publisher_id, sequence, published_at; /* the last in ms since 1970 */

@@ -2,9 +2,11 @@
  *
  *   send --> items (packed events) --flush--> frame --> PUB socket
  *                                              |
- *                                           ring: the last batches, each a reference-counted buffer
+ *     |                                     ring: the last batches, each a reference-counted buffer
+ *     +--> mirror: what the worker holds       |
  *                                              |
- *                     thread: ROUTER socket <--+ a subscriber asks from a number on; it gets references, no copies
+ *                     thread: ROUTER socket <--+ a subscriber asks from a number on; it gets references, no copies;
+ *                                                when the ring has lost that number, the mirror as it is and what follows
  *
  * I1  Everything but the ROUTER socket is used under `lock`; the ROUTER belongs to the thread alone.
  * I2  The ring holds the sequence numbers next_sequence - ring_count .. next_sequence - 1 without a hole.
@@ -17,6 +19,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#include "events/mirror.h"
 #include "events/plane.h"
 
 enum { ADDRESS = 256, BATCH_EVENTS = 128, BATCH_BLOCKS = 8192, REPLAY_STEP = 64 };
@@ -40,6 +43,8 @@ struct dyn_event_pub {
     dyn_buf **ring;
     uint32_t ring_room, ring_count;
     size_t ring_bytes, ring_max_bytes;
+    bool mirrored;
+    dyn__mirror mirror; /* after all events, also those in `items` */
     dyn_event_pub_stats stats;
 };
 
@@ -249,6 +254,7 @@ static int send_some(dyn_event_pub *self, const dyn_event *events, size_t count,
             wake(self);
         }
     }
+    for (size_t i = 0; i < count && rc == DYN_OK && self->mirrored; i++) dyn__mirror_apply(&self->mirror, &events[i]);
     if (rc < 0) { /* as if it had not been tried; what waited before goes on waiting */
         self->items.size = size, self->pending = pending, self->pending_blocks = blocks, self->next_event_id = id;
     }
@@ -348,6 +354,82 @@ static int router_send(dyn_event_pub *self, const void *bytes, size_t size, int 
     return zmq_send(self->router, bytes, size, flags | ZMQ_DONTWAIT);
 }
 
+struct snapshot {
+    dyn_event_pub *self;
+    zmq_msg_t *identity;
+    uint64_t sequence; /* the last that it includes */
+    struct dyn__mp_out items, frame;
+    size_t events, blocks;
+    bool sent;
+};
+
+/* [identity, "", topic, publisher, sequence, frame, "snapshot"] */
+static int send_part(struct snapshot *s)
+{
+    dyn_event_pub *self = s->self;
+    uint8_t number[8], id[8];
+    int rc =
+        dyn__plane_frame(&s->frame, self->publisher_id, s->sequence, DYN__TOPIC_EVENTS, true, s->events, &s->items);
+    if (rc < 0) return rc;
+    dyn__put_u64(id, self->publisher_id);
+    dyn__put_u64(number, s->sequence);
+    router_send(self, zmq_msg_data(s->identity), zmq_msg_size(s->identity), ZMQ_SNDMORE);
+    router_send(self, "", 0, ZMQ_SNDMORE);
+    router_send(self, self->topic, strlen(self->topic), ZMQ_SNDMORE);
+    router_send(self, id, sizeof(id), ZMQ_SNDMORE);
+    router_send(self, number, sizeof(number), ZMQ_SNDMORE);
+    router_send(self, s->frame.data, s->frame.size, ZMQ_SNDMORE);
+    router_send(self, DYN__SNAPSHOT, strlen(DYN__SNAPSHOT), 0);
+    s->items.size = 0, s->events = s->blocks = 0, s->sent = true;
+    return DYN_OK;
+}
+
+static int add_to_part(void *snapshot, const dyn_event *event)
+{
+    struct snapshot *s = snapshot;
+    msgpack_packer p;
+    dyn_event piece = *event;
+    piece.worker_id = s->self->worker_id;
+    for (size_t from = 0; from < event->count; from += piece.count) { /* a long chain goes in pieces */
+        piece.block_hashes = event->block_hashes + from, piece.tokens_hashes = event->tokens_hashes + from;
+        piece.count = event->count - from < BATCH_BLOCKS ? event->count - from : BATCH_BLOCKS;
+        if (from > 0) piece.has_parent = true, piece.parent = event->block_hashes[from - 1];
+        msgpack_packer_init(&p, &s->items, dyn__mp_out_append);
+        dyn__plane_pack_event(&p, &piece);
+        if (s->items.failed) return DYN_ENOMEM;
+        s->events++;
+        s->blocks += piece.count;
+        int rc = s->blocks >= BATCH_BLOCKS ? send_part(s) : DYN_OK;
+        if (rc < 0) return rc;
+    }
+    return DYN_OK;
+}
+
+/* What the worker holds, in place of batches from `from` on that are gone. Then the rest is to be sent from the last
+ * batch that it includes, which comes along so that the subscriber knows it by its bytes. */
+static void send_snapshot(dyn_event_pub *self, zmq_msg_t *identity, uint64_t *from)
+{
+    dyn__mirror copy = {0};
+    pthread_mutex_lock(&self->lock);
+    int rc = DYN_EUNAVAIL;
+    bool gone = ring_first(self) > 0 && (*from == 0 || *from + 1 < ring_first(self));
+    if (gone && self->mirrored && (rc = flush(self)) == DYN_OK) rc = dyn__mirror_copy(&copy, &self->mirror);
+    struct snapshot s = {.self = self, .identity = identity, .sequence = self->stats.next_sequence - 1};
+    pthread_mutex_unlock(&self->lock);
+    if (rc == DYN_OK) rc = dyn__mirror_walk(&copy, add_to_part, &s);
+    if (rc == DYN_OK && (s.blocks > 0 || !s.sent)) rc = send_part(&s); /* an empty cache is told, too */
+    dyn__mirror_free(&copy);
+    dyn__mp_out_free(&s.items);
+    dyn__mp_out_free(&s.frame);
+    dyn_error_clear();
+    if (rc == DYN_OK) {
+        *from = s.sequence;
+        pthread_mutex_lock(&self->lock);
+        self->stats.snapshots++;
+        pthread_mutex_unlock(&self->lock);
+    }
+}
+
 /* [identity, "", topic, (publisher,) sequence, frame] for each batch from `from` on, then the end marker. */
 static void replay(dyn_event_pub *self, zmq_msg_t *identity, uint64_t from)
 {
@@ -389,7 +471,8 @@ static void replay(dyn_event_pub *self, zmq_msg_t *identity, uint64_t from)
     pthread_mutex_unlock(&self->lock);
 }
 
-/* One request, [identity, "", start 8 bytes]. Anything else is dropped: there is nobody to tell. */
+/* One request, [identity, "", start 8 bytes], and "snapshot" from who understands one. Anything else is dropped: there is
+ * nobody to tell. */
 static bool request(dyn_event_pub *self)
 {
     zmq_msg_t identity, part;
@@ -405,10 +488,16 @@ static bool request(dyn_event_pub *self)
         }
         if (parts == 1 && zmq_msg_size(&part) == 0) valid++;
         if (parts == 2 && zmq_msg_size(&part) == 8) valid++, from = dyn__get_u64(zmq_msg_data(&part));
+        if (parts == 3 && zmq_msg_size(&part) == strlen(DYN__SNAPSHOT) &&
+            memcmp(zmq_msg_data(&part), DYN__SNAPSHOT, strlen(DYN__SNAPSHOT)) == 0)
+            valid++;
         more = zmq_msg_more(&part);
         zmq_msg_close(&part);
     }
-    if (valid == 2 && parts == 3) replay(self, &identity, from);
+    if (valid == parts - 1 && (parts == 3 || parts == 4)) {
+        if (parts == 4) send_snapshot(self, &identity, &from);
+        replay(self, &identity, from);
+    }
     zmq_msg_close(&identity);
     return true;
 }
@@ -510,8 +599,11 @@ int dyn_event_pub_new(dyn_event_pub **out, const dyn_event_pub_options *options)
     rc = open_socket(self, ZMQ_PUB, endpoint, options->connect, hwm, self->endpoint, &self->pub);
     if (rc < 0) goto fail;
     if (options->replay_endpoint) { /* room for a whole replay, which is references to what is there anyway */
-        rc = open_socket(self, ZMQ_ROUTER, options->replay_endpoint, false, (int)self->ring_room + 64,
-                         self->replay_endpoint, &self->router);
+        self->mirrored = self->wire == DYN_WIRE_PLANE && options->mirror_blocks != DYN_EVENT_NO_MIRROR;
+        self->mirror.most = options->mirror_blocks ? options->mirror_blocks : 4 << 20;
+        rc = open_socket(self, ZMQ_ROUTER, options->replay_endpoint, false,
+                         (int)(self->ring_room + self->mirror.most / BATCH_BLOCKS) + 64, self->replay_endpoint,
+                         &self->router);
         if (rc < 0) goto fail;
     }
     if (self->router || self->batch_ms > 0) {
@@ -555,6 +647,7 @@ void dyn_event_pub_free(dyn_event_pub *self)
     }
     while (self->ring_count > 0) ring_drop(self);
     dyn__free(self->ring);
+    dyn__mirror_free(&self->mirror);
     dyn__mp_out_free(&self->items);
     dyn__mp_out_free(&self->frame);
     dyn__free(self->topic);
@@ -580,5 +673,7 @@ void dyn_event_pub_get_stats(dyn_event_pub *self, dyn_event_pub_stats *out)
     out->ring_first = ring_first(self);
     out->ring_batches = self->ring_count;
     out->ring_bytes = self->ring_bytes;
+    out->mirror_blocks = self->mirror.count;
+    out->mirror_bytes = self->mirror.room * sizeof(*self->mirror.slots);
     pthread_mutex_unlock(&self->lock);
 }

@@ -248,6 +248,7 @@ static void restarted(dyn_event_source *self)
 
 static void end_replay(dyn_event_source *self)
 {
+    self->snapshot = self->told = false;
     if (self->replay) zmq_close(self->replay);
     self->replay = NULL;
     self->idle_since = dyn_now_ns();
@@ -259,6 +260,7 @@ void dyn__source_ask(dyn_event_source *self, void *context)
     int zero = 0, hwm = 0;
     int64_t max = INT64_C(64) << 20;
     uint8_t number[8];
+    bool plane = self->decoder == NULL; /* an engine understands two frames only */
     if (self->replay_endpoint == NULL || self->replay) return;
     /* The last one that we have comes along: if it is another now, so is the publisher. */
     self->verify = self->known;
@@ -270,7 +272,8 @@ void dyn__source_ask(dyn_event_source *self, void *context)
     zmq_setsockopt(self->replay, ZMQ_MAXMSGSIZE, &max, sizeof(max));
     if (zmq_connect(self->replay, self->replay_endpoint) < 0 ||
         zmq_send(self->replay, "", 0, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0 ||
-        zmq_send(self->replay, number, sizeof(number), ZMQ_DONTWAIT) < 0) {
+        zmq_send(self->replay, number, sizeof(number), ZMQ_DONTWAIT | (plane ? ZMQ_SNDMORE : 0)) < 0 ||
+        (plane && zmq_send(self->replay, DYN__SNAPSHOT, strlen(DYN__SNAPSHOT), ZMQ_DONTWAIT) < 0)) {
         dyn__source_give_up(self, zmq_strerror(errno));
         return;
     }
@@ -303,8 +306,34 @@ void dyn__source_give_up(dyn_event_source *self, const char *why)
         dyn_log(DYN_LOG_WARN, "events", "worker %llu: no replay of its events from %s: %s",
                 (unsigned long long)self->o.worker_id, self->replay_endpoint, why);
     }
+    if (self->snapshot) { /* half of it is worse than none */
+        clear(self);
+        self->known = self->live_known = false;
+        self->next_sequence = 0;
+    }
     end_replay(self);
     release_held(self);
+}
+
+/* A part of what the worker holds, in place of batches that are gone. */
+static void use_snapshot(dyn_event_source *self, const struct batch *b)
+{
+    struct dyn__envelope envelope;
+    if (!self->snapshot) {
+        clear(self);
+        DYN__ADD(self->snapshots, 1);
+        dyn_log(DYN_LOG_INFO, "events", "worker %llu, %s: too much was missed to be replayed; its blocks are told anew",
+                (unsigned long long)self->o.worker_id, self->endpoint);
+    }
+    self->snapshot = self->told = self->known = self->verified = true;
+    self->publisher = b->publisher;
+    self->next_sequence = b->sequence + 1;
+    int rc = dyn__plane_open(b->payload, b->size, &envelope);
+    if (rc == DYN_OK) rc = dyn__plane_events(envelope.payload, envelope.size, &self->scratch, hand_on, self);
+    if (rc < 0) complain(self, dyn_error_detail()[0] ? dyn_error_detail() : dyn_strerror(rc));
+    DYN__SET(self->a_next, self->next_sequence);
+    DYN__SET(self->seen_any, true);
+    DYN__SET(self->last_event_ns, dyn_now_ns());
 }
 
 static void rebuild(dyn_event_source *self, void *context)
@@ -314,28 +343,57 @@ static void rebuild(dyn_event_source *self, void *context)
     dyn__source_ask(self, context);
 }
 
+/* Batches are missing inside a replay: the ring went on while it was sent. A publisher of ours can tell more. */
+static bool ask_again(dyn_event_source *self, void *context)
+{
+    if (self->decoder != NULL || !self->known || self->asked_again >= (self->told ? 5u : 1u)) return false;
+    self->asked_again++;
+    end_replay(self);
+    dyn__source_ask(self, context);
+    return self->replay != NULL;
+}
+
 void dyn__source_replayed(dyn_event_source *self, void *context, struct dyn__message *m)
 {
     struct batch b;
     /* ["", (topic, (publisher,)) number, payload]: engines to 2025 send no topic */
     int first = m->count == 3 ? 0 : 1;
-    if (m->count < 3 || m->count > 5 || size_of(m, 0) != 0 || size_of(m, m->count - 2) != 8) {
+    if (m->count == 6 && size_of(m, 0) == 0 && size_of(m, 5) == strlen(DYN__SNAPSHOT) &&
+        memcmp(bytes_of(m, 5), DYN__SNAPSHOT, strlen(DYN__SNAPSHOT)) == 0) {
+        zmq_msg_close(&m->frame[--m->count]);
+        if (open_batch(self, m, first, &b)) use_snapshot(self, &b);
+        self->replay_until = dyn_now_ns() + REPLAY_PATIENCE_NS;
+        self->answered = true;
+    } else if (m->count < 3 || m->count > 5 || size_of(m, 0) != 0 || size_of(m, m->count - 2) != 8) {
         complain(self, "an answer of its replay has the wrong frames");
     } else if (dyn__get_u64(bytes_of(m, m->count - 2)) == UINT64_MAX) {
         /* All is here. If not even our last one came, the publisher has never heard of it. */
         if (self->verify && !self->verified && self->answered) {
             rebuild(self, context);
         } else {
+            self->asked_again = 0;
             end_replay(self);
             release_held(self);
         }
     } else if (open_batch(self, m, first, &b)) {
         self->replay_until = dyn_now_ns() + REPLAY_PATIENCE_NS;
         self->answered = true;
+        if (self->snapshot && b.sequence + 1 == self->next_sequence) { /* the last one that it includes: it is whole */
+            self->last_hash = hash(&b);
+            self->last_time = time_of(&b);
+            self->snapshot = self->verify = false;
+            DYN__SET(self->expected_at, 0);
+            dyn__message_close(m);
+            return;
+        }
         if (self->verify && ((self->known && b.plane && b.publisher != self->publisher) ||
                              (b.sequence + 1 == self->next_sequence && hash(&b) != self->last_hash))) {
             dyn__message_close(m);
             rebuild(self, context);
+            return;
+        }
+        if (b.sequence > self->next_sequence && ask_again(self, context)) {
+            dyn__message_close(m);
             return;
         }
         if (b.sequence + 1 >= self->next_sequence) self->verified = true;

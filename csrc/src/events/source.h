@@ -5,6 +5,7 @@
  *        number == next: use it              number == next: use it
  *        number >  next: hold it, ask ------> from next - 1 on
  *        number <  next: seen, or restart    next - 1 differs from what we had: restart
+ *                                            a snapshot: clear, rebuild; its number + 1 is next
  *
  * While a replay runs the SUB socket is not read: what is published meanwhile waits in its queue.
  *
@@ -56,6 +57,9 @@ struct dyn_event_source {
     unsigned complaints, silences;
 
     struct dyn__message held;
+    bool snapshot;        /* of the replay that runs: parts of one came, the batch that ends it did not yet */
+    bool told;            /* of the replay that runs: it has brought a snapshot */
+    unsigned asked_again; /* because the ring went on under a replay; 0 once one has ended well */
     bool holding, verify, verified,
         answered;          /* of the replay that runs; answered: a replay has brought something once */
     uint64_t replay_until; /* dyn_now_ns() when it is given up */
@@ -67,7 +71,7 @@ struct dyn_event_source {
     /* what other threads may read */
     atomic_bool connected, silent, replaying, seen_any;
     atomic_uint_fast64_t a_next, batches, events, blocks, loads, gaps, lost, restarts, replays, replayed,
-        replay_failures, malformed, refused, other_tier, last_event_ns;
+        replay_failures, snapshots, malformed, refused, other_tier, last_event_ns;
     atomic_uint_fast64_t decoder_stats[7];
 };
 

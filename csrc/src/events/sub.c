@@ -437,6 +437,7 @@ void dyn_event_sub_get_stats(dyn_event_sub *self, const dyn_event_source *source
         .replays = DYN__GET(s->replays),
         .replayed = DYN__GET(s->replayed),
         .replay_failures = DYN__GET(s->replay_failures),
+        .snapshots = DYN__GET(s->snapshots),
         .malformed = DYN__GET(s->malformed),
         .refused = DYN__GET(s->refused),
         .other_tier = DYN__GET(s->other_tier),
