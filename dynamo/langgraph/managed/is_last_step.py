@@ -1,0 +1,33 @@
+"""How many steps a run has left, for nodes that want to end it in good order."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from dynamo.langgraph._internal._names import own
+from dynamo.langgraph.managed.base import ManagedValue
+
+if TYPE_CHECKING:
+    from dynamo.langgraph._internal._scratchpad import PregelScratchpad
+
+__all__ = ("IsLastStep", "RemainingSteps", "RemainingStepsManager")
+
+
+class IsLastStepManager(ManagedValue[bool]):
+    """True in the last step that the recursion limit allows."""
+
+    @staticmethod
+    def get(scratchpad: "PregelScratchpad") -> bool:
+        return scratchpad.step == scratchpad.stop - 1
+
+
+class RemainingStepsManager(ManagedValue[int]):
+    """How many steps are left, this one included."""
+
+    @staticmethod
+    def get(scratchpad: "PregelScratchpad") -> int:
+        return scratchpad.stop - scratchpad.step
+
+
+IsLastStep = Annotated[bool, IsLastStepManager]
+RemainingSteps = Annotated[int, RemainingStepsManager]
+
+own(globals())

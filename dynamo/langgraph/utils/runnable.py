@@ -1,0 +1,15 @@
+"""Older names for what runs a node."""
+
+from typing import Any
+
+from dynamo.langgraph._internal._runnable import RunnableCallable
+
+__all__ = ("RunnableCallable", "RunnableLike")
+
+
+def __getattr__(name: str) -> Any:
+    if name != "RunnableLike":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from dynamo.langgraph._internal import _runnable
+
+    return _runnable.RunnableLike
