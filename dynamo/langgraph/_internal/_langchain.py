@@ -108,7 +108,7 @@ when_imported("langchain_core.runnables.config", _share_variable)
 _INHERITED = frozenset(
     """InputType OutputType abatch abatch_as_completed ainvoke as_tool assign astream astream_events astream_log
     atransform batch batch_as_completed bind config_schema config_specs get_config_jsonschema get_graph
-    get_input_jsonschema get_input_schema get_name get_output_jsonschema get_output_schema get_prompts input_schema
+    get_input_jsonschema get_input_schema get_output_jsonschema get_output_schema get_prompts input_schema
     invoke map output_schema pick pipe stream stream_events transform with_alisteners with_config with_fallbacks
     with_listeners with_retry with_types _abatch_with_config _acall_with_config _astream_events_v1_v2
     _astream_events_v3_unsupported _atransform_stream_with_config _batch_with_config _call_with_config
@@ -131,6 +131,13 @@ class VirtualRunnable:
             if hasattr(VirtualRunnable, name):
                 return object.__getattribute__(self, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def get_name(self, suffix: str | None = None, *, name: str | None = None) -> str:
+        """The name of its runs: the one it was given, or that of its class, with `suffix` added in the same style."""
+        chosen = name or self.name or type(self).__name__
+        if not suffix:
+            return chosen
+        return chosen + suffix.title() if chosen[0].isupper() else f"{chosen}_{suffix.lower()}"
 
     def __or__(self, other: Any) -> Any:
         return runnable_class().__or__(self, other)
