@@ -1,7 +1,6 @@
 """The names of the two ends of a graph, and tags that runs can carry."""
 
-from sys import intern
-from typing import Any
+from typing import Any, Final
 from warnings import warn
 
 from dynamo.langgraph._internal import _constants
@@ -10,10 +9,10 @@ from dynamo.langgraph._internal._names import own
 
 __all__ = ("CONF", "CONFIG_KEY_CHECKPOINTER", "END", "START", "TAG_HIDDEN", "TAG_NOSTREAM", "TASKS")
 
-START = intern("__start__")
-END = intern("__end__")
-TAG_NOSTREAM = intern("nostream")  # a model with this tag streams no tokens
-TAG_HIDDEN = intern("langsmith:hidden")  # a node with this tag is not shown in traces and streams
+START: Final = "__start__"
+END: Final = "__end__"
+TAG_NOSTREAM: Final = "nostream"  # a model with this tag streams no tokens
+TAG_HIDDEN: Final = "langsmith:hidden"  # a node with this tag is not shown in traces and streams
 
 
 def __getattr__(name: str) -> Any:

@@ -120,7 +120,7 @@ class Runtime(WithDefaults, Generic[ContextT]):
     control : the caller's handle on the run
     """
 
-    context: ContextT = None
+    context: ContextT = None  # type: ignore[assignment]
     store: "BaseStore | None" = None
     stream_writer: StreamWriter = _no_op_stream_writer
     heartbeat: Callable[[], None] = _no_op_heartbeat
@@ -164,7 +164,7 @@ class Runtime(WithDefaults, Generic[ContextT]):
 def _changed(record: Any, changes: Any) -> Any:
     """`dataclasses.replace` for the records above, several times as fast: it runs for every task."""
     cls = type(record)
-    copy = cls.__new__(cls)
+    copy = object.__new__(cls)
     fields = cls.__dataclass_fields__
     for name in fields:
         _set(copy, name, changes[name] if name in changes else getattr(record, name))
@@ -191,7 +191,8 @@ def get_runtime(context_schema: type[ContextT] | None = None) -> Runtime[Context
     RuntimeError
         outside of a node
     """
-    return get_config()[CONF].get(CONFIG_KEY_RUNTIME)  # type: ignore[no-any-return]
+    runtime: Any = get_config()[CONF].get(CONFIG_KEY_RUNTIME)
+    return runtime  # type: ignore[no-any-return]
 
 
 own(globals())

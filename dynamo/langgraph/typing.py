@@ -5,7 +5,7 @@ last two are the state where nothing else is said.
 """
 
 import sys
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dynamo.langgraph._internal._names import public
 
@@ -48,13 +48,28 @@ class WithDefaults:
         return super().__class_getitem__(given)  # type: ignore[misc]
 
 
-StateT = _variable("StateT")
-StateT_co = _variable("StateT_co", covariant=True)
-StateT_contra = _variable("StateT_contra", contravariant=True)
-ContextT = _variable("ContextT", default=None)
-ContextT_contra = _variable("ContextT_contra", default=None, contravariant=True)
-InputT = _variable("InputT", default=StateT)
-OutputT = _variable("OutputT", default=StateT)
-NodeInputT = _variable("NodeInputT")
-NodeInputT_contra = _variable("NodeInputT_contra", contravariant=True)
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as _TypeVar
+
+    from dynamo.langgraph._internal._typing import StateLike
+
+    StateT = _TypeVar("StateT", bound=StateLike)
+    StateT_co = _TypeVar("StateT_co", bound=StateLike, covariant=True)
+    StateT_contra = _TypeVar("StateT_contra", bound=StateLike, contravariant=True)
+    ContextT = _TypeVar("ContextT", bound=StateLike | None, default=None)
+    ContextT_contra = _TypeVar("ContextT_contra", bound=StateLike | None, contravariant=True, default=None)
+    InputT = _TypeVar("InputT", bound=StateLike, default=StateT)
+    OutputT = _TypeVar("OutputT", bound=StateLike, default=StateT)
+    NodeInputT = _TypeVar("NodeInputT", bound=StateLike)
+    NodeInputT_contra = _TypeVar("NodeInputT_contra", bound=StateLike, contravariant=True)
+else:
+    StateT = _variable("StateT")
+    StateT_co = _variable("StateT_co", covariant=True)
+    StateT_contra = _variable("StateT_contra", contravariant=True)
+    ContextT = _variable("ContextT", default=None)
+    ContextT_contra = _variable("ContextT_contra", default=None, contravariant=True)
+    InputT = _variable("InputT", default=StateT)
+    OutputT = _variable("OutputT", default=StateT)
+    NodeInputT = _variable("NodeInputT")
+    NodeInputT_contra = _variable("NodeInputT_contra", contravariant=True)
 WithDefaults.__module__ = public(__name__)

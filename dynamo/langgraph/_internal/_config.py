@@ -17,7 +17,7 @@ from dynamo.langgraph._internal._langchain import child_config
 from dynamo.langgraph._internal._names import own
 
 if TYPE_CHECKING:
-    from langchain_core.callbacks import AsyncCallbackManager, Callbacks, CallbackManager
+    from langchain_core.callbacks import AsyncCallbackManager, CallbackManager, Callbacks
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import CheckpointMetadata
 
@@ -149,7 +149,7 @@ def _merge_callbacks(base: "Callbacks", new: "Callbacks") -> "Callbacks":
     if not base_list and not new_list:
         return base.merge(new)  # type: ignore[union-attr, arg-type]
     manager, handlers = (new, base) if base_list else (base, new)
-    manager = manager.copy()  # type: ignore[union-attr]
+    manager = manager.copy()
     for handler in handlers:  # type: ignore[union-attr]
         manager.add_handler(handler, inherit=True)  # type: ignore[union-attr]
     return manager
@@ -258,9 +258,9 @@ def _manager(kind: Any, config: "RunnableConfig", tags: Sequence[str] | None) ->
     every_tag = [*(config.get("tags") or ()), *(tags or ())]
     if isinstance(callbacks, kind):
         if every_tag:
-            callbacks.add_tags(every_tag)  # type: ignore[union-attr]
+            callbacks.add_tags(every_tag)
         if metadata:
-            callbacks.add_metadata(metadata)  # type: ignore[union-attr]
+            callbacks.add_metadata(metadata)
         return callbacks
     return kind.configure(
         inheritable_callbacks=callbacks,

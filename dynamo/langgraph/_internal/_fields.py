@@ -27,7 +27,7 @@ def _is_optional_type(type_: Any) -> bool:
 
 
 def _marks(type_: Any) -> Iterator[str]:
-    """The names of the qualifiers around a type: Required, NotRequired, ReadOnly, in any order and through Annotated."""
+    """The qualifiers around a type: Required, NotRequired, ReadOnly, in any order and through Annotated."""
     while True:
         origin = get_origin(type_)
         if origin is None:
@@ -128,7 +128,7 @@ def get_cached_annotated_keys(obj: type[Any]) -> tuple[str, ...]:
 
 
 def _annotations(cls: type[Any]) -> Sequence[str]:
-    own_ones = cls.__dict__.get("__annotations__")
+    own_ones = cls.__dict__.get("__annotations__")  # noqa: RUF063
     if own_ones is None and "__annotate_func__" in cls.__dict__:  # Python 3.14 keeps a function in their place
         own_ones = cls.__annotations__
     return tuple(own_ones or ())

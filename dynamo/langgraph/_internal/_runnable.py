@@ -271,7 +271,7 @@ class RunnableCallable(VirtualRunnable):
             kwargs = {**self.kwargs, **exploded, **given}
         if not self.func_accepts:
             return args, kwargs
-        conf = config.get(CONF) or {}
+        conf: dict[str, Any] = config.get(CONF) or {}
         runtime = conf.get(CONFIG_KEY_RUNTIME)
         for name, (source, default) in self.func_accepts.items():
             if name in kwargs:
@@ -375,9 +375,7 @@ def coerce_to_runnable(thing: Any, *, name: str | None, trace: bool) -> Any:
         from langchain_core.runnables import RunnableParallel
 
         return RunnableParallel(thing)
-    raise TypeError(
-        f"Expected a Runnable, callable or dict. Instead got an unsupported type: {type(thing)}"
-    )
+    raise TypeError(f"Expected a Runnable, callable or dict. Instead got an unsupported type: {type(thing)}")
 
 
 # ------------------------------------------------------------------ several steps
@@ -407,7 +405,8 @@ class _Split:
 def _is_stream_handler(handler: "BaseCallbackHandler") -> bool:
     """Whether a handler passes on what a run gives, as `astream_events` does, rather than recording it."""
     streaming = loaded("langchain_core.tracers._streaming", "_StreamingCallbackHandler")
-    return streaming is not None and isinstance(handler, streaming)
+    # By descent: the class is a protocol, which any handler with methods of those names would fulfil.
+    return streaming is not None and streaming in type(handler).__mro__
 
 
 def _is_recording(handler: "BaseCallbackHandler") -> bool:
@@ -515,6 +514,12 @@ class RunnableSeq(VirtualRunnable):
         else:
             await run_manager.on_chain_end(output)
 
+    async def _shielded_end(self, run: Any, output: Any) -> None:
+        # Whoever is cancelled here has ended its run all the same, and handlers are to hear of it. One telling is
+        # shielded by langchain-core already.
+        ending = self._aend(run, output)
+        await (asyncio.shield(ending) if isinstance(run, _Split) else ending)
+
     def invoke(self, input: Any, config: "RunnableConfig | None" = None, **kwargs: Any) -> Any:
         if config is None:
             config = ensure_config()
@@ -557,15 +562,12 @@ class RunnableSeq(VirtualRunnable):
             own_config = patch_config(config, callbacks=run.get_child("seq:step:1"))
             result = await _in_task(context_for(own_config, run), first.ainvoke, input, own_config, **kwargs)
             for number, step in enumerate(others, 2):
-                result = await step.ainvoke(
-                    result, patch_config(config, callbacks=run.get_child(f"seq:step:{number}"))
-                )
+                result = await step.ainvoke(result, patch_config(config, callbacks=run.get_child(f"seq:step:{number}")))
         except BaseException as error:
             for part in _tellings(run):
                 await part.on_chain_error(error)
             raise
-        # Whoever is cancelled here has ended its run all the same, and handlers are to hear of it.
-        await asyncio.shield(self._aend(run, result))
+        await self._shielded_end(run, result)
         return result
 
     def stream(self, input: Any, config: "RunnableConfig | None" = None, **kwargs: Any) -> Iterator[Any]:
@@ -598,9 +600,7 @@ class RunnableSeq(VirtualRunnable):
             raise
         self._end(run, None if output is MISSING else output)
 
-    async def astream(
-        self, input: Any, config: "RunnableConfig | None" = None, **kwargs: Any
-    ) -> AsyncIterator[Any]:
+    async def astream(self, input: Any, config: "RunnableConfig | None" = None, **kwargs: Any) -> AsyncIterator[Any]:
         """Like `ainvoke`, in the pieces in which the steps give it; handlers that pass pieces on get each of them."""
         if config is None:
             config = ensure_config()
@@ -612,7 +612,11 @@ class RunnableSeq(VirtualRunnable):
         try:
             own_config = patch_config(config, callbacks=run.get_child("seq:step:1"))
             context = context_for(own_config, run)
-            pieces = _awithin(context, context.run(self.steps[0].astream, input, own_config, **kwargs))
+            first = self.steps[0]
+            if isinstance(first, RunnableCallable):
+                pieces = _once(context, first.ainvoke, input, own_config, **kwargs)
+            else:
+                pieces = _awithin(context, context.run(first.astream, input, own_config, **kwargs))
             for number, step in enumerate(self.steps[1:], 2):
                 pieces = step.atransform(pieces, patch_config(config, callbacks=run.get_child(f"seq:step:{number}")))
             for handler in run.handlers:
@@ -628,7 +632,7 @@ class RunnableSeq(VirtualRunnable):
             for part in _tellings(run):
                 await part.on_chain_error(error)
             raise
-        await asyncio.shield(self._aend(run, None if output is MISSING else output))
+        await self._shielded_end(run, None if output is MISSING else output)
 
     def _mask_unseen(self, input: Any) -> None:
         _trace_payload(input, self.trace_policy.process_inputs)
@@ -677,6 +681,10 @@ async def _awithin(context: Context, pieces: AsyncIterator[Any]) -> AsyncIterato
         if piece is MISSING:
             return
         yield piece
+
+
+async def _once(context: Context, func: Callable[..., Any], *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+    yield await _in_task(context, func, *args, **kwargs)
 
 
 def _joined(output: Any, piece: Any) -> Any:

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dynamo.langgraph._internal._names import own
-from dynamo.langgraph._internal._pydantic import is_model
+from dynamo.langgraph._internal._pydantic import get_fields, is_model
 
 logger = logging.getLogger("langgraph._internal._serde")
 
@@ -73,9 +73,9 @@ def collect_allowlist_from_schemas(
             if any(type_ is other for other in seen):
                 continue
             seen.append(type_)
-        if isinstance(type_, type) and get_origin(type_) is None:
-            if is_dataclass(type_) or is_model(type_) or issubclass(type_, Enum):
-                allowed.add((type_.__module__, type_.__name__))
+        named = isinstance(type_, type) and get_origin(type_) is None
+        if named and (is_dataclass(type_) or is_model(type_) or issubclass(type_, Enum)):
+            allowed.add((type_.__module__, type_.__name__))
         waiting.extend(_parts(type_))
     return allowed
 
@@ -97,7 +97,7 @@ def _parts(type_: Any) -> Iterator[Any]:
         yield type_.__supertype__
     elif isinstance(type_, type):
         if is_model(type_):
-            yield from (field.annotation for field in type_.model_fields.values())
+            yield from (field.annotation for field in get_fields(type_).values())
         elif is_dataclass(type_) or hasattr(type_, "__total__"):
             yield from _hints(type_).values()
 

@@ -1,8 +1,11 @@
 """Older names for what runs a node."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynamo.langgraph._internal._runnable import RunnableCallable
+
+if TYPE_CHECKING:
+    from dynamo.langgraph._internal._runnable import RunnableLike
 
 __all__ = ("RunnableCallable", "RunnableLike")
 
