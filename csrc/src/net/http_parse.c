@@ -79,15 +79,25 @@ static const raw_settings sinks = {
     .on_message_complete = on_message_complete,
 };
 
-void dyn__http_parser_reset(dyn__http_parser *self)
+static void reset(dyn__http_parser *self, int kind)
 {
 #ifdef DYN_LLHTTP
-    llhttp_init(&self->raw, HTTP_REQUEST, (raw_settings *)(uintptr_t)&sinks);
+    llhttp_init(&self->raw, (llhttp_type_t)kind, (raw_settings *)(uintptr_t)&sinks);
 #else
-    http_parser_init(&self->raw, HTTP_REQUEST);
+    http_parser_init(&self->raw, (enum http_parser_type)kind);
 #endif
     self->status = 0;
     self->head_done = self->message_done = false;
+}
+
+void dyn__http_parser_reset(dyn__http_parser *self)
+{
+    reset(self, HTTP_REQUEST);
+}
+
+void dyn__http_parser_reset_answer(dyn__http_parser *self)
+{
+    reset(self, HTTP_RESPONSE);
 }
 
 /* Run the parser. 0 or a status; *used: bytes up to the end of the message, or all. */
@@ -129,4 +139,9 @@ const char *dyn__http_parser_method(const dyn__http_parser *self)
 #else
     return http_method_str((enum http_method)self->raw.method);
 #endif
+}
+
+int dyn__http_parser_status(const dyn__http_parser *self)
+{
+    return (int)self->raw.status_code;
 }

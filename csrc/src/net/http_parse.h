@@ -32,6 +32,7 @@ typedef struct dyn__http_parser {
 
 /* Before each message; leaves the sinks as they are. */
 void dyn__http_parser_reset(dyn__http_parser *self);
+void dyn__http_parser_reset_answer(dyn__http_parser *self); /* the same for an answer, to a client */
 /* Parse bytes of the head. 0, or the status to refuse with. head_done says when the head is complete. */
 int dyn__http_parse_head(dyn__http_parser *self, const char *data, size_t length);
 /* Parse bytes of a chunked body behind a complete head; `used` of them belong to this message. 0 or a status. */
@@ -43,6 +44,7 @@ enum { DYN__HTTP_EXACT_CHUNKS = 1 };
 enum { DYN__HTTP_EXACT_CHUNKS = 0 }; /* http-parser, as it is packaged, skips junk between chunks */
 #endif
 const char *dyn__http_parser_method(const dyn__http_parser *self);
+int dyn__http_parser_status(const dyn__http_parser *self); /* of an answer */
 
 /* The gate: lines end in CR LF, nothing else; no line begins with a blank; no NUL.
  * state    0 before the first byte.
