@@ -10,7 +10,7 @@ extras=$*
 
 build_packages="gcc libc6-dev make pkg-config libuv1-dev libzmq3-dev libjansson-dev libhwloc-dev libxxhash-dev
                 libmsgpack-dev libzstd-dev libssl-dev node-llhttp"
-test_packages="chromium curl ca-certificates"
+test_packages="chromium curl ca-certificates nginx-light"
 
 packages=$build_packages
 case " $extras " in *" test "*) packages="$packages $test_packages" ;; esac

@@ -24,6 +24,10 @@ _TABLE: dict[str, str] = {
     "decode_varint": "dynamo._frames",
     "encode_frame": "dynamo._frames",
     "encode_varint": "dynamo._frames",
+    "TlsContext": "dynamo._quill",
+    "QuillClient": "dynamo.quill.client",
+    "RpcError": "dynamo.quill.problem",
+    "QuillServer": "dynamo.quill.server",
 }
 
 __getattr__, __dir__, __all__ = _lazy.attach(__name__, _TABLE)

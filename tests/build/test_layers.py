@@ -27,7 +27,17 @@ AREAS = {
     "mocker": {"hash", "index", "router", "events"},
 }
 # Headers whose name is not their area's.
-HEADER_AREA = {"mailbox": "common", "loop": "net", "http": "net", "kv_sink": "events", "replay": "mocker", "tensor_frames": "tensor"}
+HEADER_AREA = {
+    "mailbox": "common",
+    "loop": "net",
+    "http": "net",
+    "http_client": "net",
+    "tls": "net",
+    "zstd": "wire",
+    "kv_sink": "events",
+    "replay": "mocker",
+    "tensor_frames": "tensor",
+}
 # Lower packages first: a package may import those before it.
 PACKAGES = ["runtime", "llm", "engines", "replay", "frontend", "cli"]
 

@@ -37,7 +37,7 @@ typedef struct dyn_http_client_settings {
     size_t max_response_bytes; /* 256 MiB of body that a call gathers */
     uint32_t max_header_bytes; /* 64 KiB of head in an answer */
     uint32_t max_headers;      /* 100 fields */
-    uint32_t max_idle;         /* 32 connections that nobody uses, for threads, and as many for each hub */
+    uint32_t max_idle;         /* 100 connections that nobody uses, for threads, and as many for each hub */
     uint32_t max_connections;  /* 100 at one time for each hub: further calls wait their turn */
     uint32_t idle_timeout_ms;  /* 60 s; then an idle connection is not used again */
     size_t window_bytes;       /* 1 MiB of a streamed answer that waits for its reader; then the socket is not read */
@@ -101,7 +101,8 @@ enum dyn_http_call_phase {
 };
 DYN_API enum dyn_http_call_phase dyn_http_call_phase_of(const dyn_http_call *self);
 /* Go on in this thread until the next stop: HEAD, MORE or DONE.
- * errors  those of the head of this file; DYN_EAGAIN: a signal came in between, call again. */
+ * errors  those of the head of this file; DYN_EAGAIN: time to look for signals, then call
+ *         again (a signal came, or nothing for a while). */
 DYN_API int dyn_http_call_run(dyn_http_call *self);
 /* Of a FAILED call: its code, and its sentence for dyn_error_detail(). */
 DYN_API int dyn_http_call_error(const dyn_http_call *self);

@@ -93,7 +93,7 @@ int dyn_http_client_new(dyn_http_client **out, const char *url, const dyn_http_c
     if (l->max_response_bytes == 0) l->max_response_bytes = (size_t)256 << 20;
     if (l->max_header_bytes == 0 || l->max_header_bytes > DYN__IN_ROOM) l->max_header_bytes = DYN__IN_ROOM;
     if (l->max_headers == 0) l->max_headers = 100;
-    if (l->max_idle == 0) l->max_idle = 32;
+    if (l->max_idle == 0) l->max_idle = 100;
     if (l->max_connections == 0) l->max_connections = 100;
     if (l->idle_timeout_ms == 0) l->idle_timeout_ms = 60 * 1000;
     if (l->window_bytes == 0) l->window_bytes = (size_t)1 << 20;

@@ -10,7 +10,7 @@
 
 #include "net/client_internal.h"
 
-enum { SHORT_BODY = 8 * 1024, LARGE = 64 * 1024, CONGESTED = 256 * 1024, RELAXED = 64 * 1024 };
+enum { SHORT_BODY = 8 * 1024, LARGE = 64 * 1024, CONGESTED = 256 * 1024, LOOK_UP_MS = 200 };
 
 /* ---- making one -------------------------------------------------------------------------------- */
 
@@ -439,20 +439,19 @@ uint64_t dyn__call_wakes_ns(const dyn_http_call *self)
     return trying ? link->attempt_ends_ns : self->deadline_ns;
 }
 
-/* DYN_OK: look again. DYN_EAGAIN: a signal. */
+/* DYN_OK: look again. DYN_EAGAIN: a signal, or LOOK_UP_MS without one: a signal that comes just before poll() would
+ * otherwise be noticed when the call is over. */
 static int wait_here(dyn_http_call *self)
 {
     dyn__link *link = self->link;
     struct pollfd ready = {.fd = link->fd, .events = dyn__link_wants(link, dyn_http_call_unsent(self) > 0)};
     uint64_t now = dyn_now_ns(), wakes = dyn__call_wakes_ns(self);
+    if (wakes < now) wakes = now;
     if (now >= self->deadline_ns) return dyn__call_timed_out(self);
-    int ms = -1;
-    if (wakes != UINT64_MAX) {
-        uint64_t left = wakes > now ? (wakes - now + 999999) / 1000000 : 0;
-        ms = left < 1000000 ? (int)left : 1000000;
-    }
+    int ms = LOOK_UP_MS;
+    if (wakes - now < LOOK_UP_MS * UINT64_C(1000000)) ms = (int)((wakes - now + 999999) / 1000000);
     int n = poll(&ready, 1, ms);
-    if (n < 0 && errno == EINTR) return DYN_EAGAIN;
+    if ((n < 0 && errno == EINTR) || (n == 0 && ms == LOOK_UP_MS)) return DYN_EAGAIN;
     if (n < 0) return dyn__call_fail(self, dyn__fail(DYN_EIO, "poll: %s", strerror(errno)));
     link->readable |= (ready.revents & (POLLIN | POLLHUP | POLLERR)) != 0;
     link->writable |= (ready.revents & (POLLOUT | POLLHUP | POLLERR)) != 0;
