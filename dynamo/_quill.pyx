@@ -1,8 +1,8 @@
 # cython: boundscheck=False, wraparound=False
 """HTTP calls as Quill makes them: in the caller's thread, or many at once in an asyncio loop.
 
-`Channel` is a server with its kept-alive connections; a `Call` is one request and its answer, a `Stream` one whose answer
-(and request) are frames. `dynamo.quill.QuillClient` is the face of it.
+`Channel` is a server with its kept-alive connections; a `Call` is one request and its answer, a `Stream` one whose
+answer (and request) are frames. `dynamo.quill.QuillClient` is the face of it.
 """
 import asyncio
 import os
@@ -28,9 +28,9 @@ from dynamo.c_http_client cimport (
     dyn_http_header_check, dyn_http_hub_close_idle, dyn_http_hub_fd, dyn_http_hub_free, dyn_http_hub_go_on,
     dyn_http_hub_new, dyn_http_hub_news, dyn_http_hub_start, dyn_http_hub_turn, dyn_http_request)
 from dynamo.c_tls cimport (
-    dyn_tls_context, dyn_tls_context_new, dyn_tls_context_unref, dyn_tls_settings)
+    dyn_tls_context_new, dyn_tls_context_unref, dyn_tls_settings)
 from dynamo.c_wire cimport (
-    DYN_QUILL_CANCEL, DYN_QUILL_CREDIT, DYN_QUILL_CREDITS, DYN_QUILL_DATA, DYN_QUILL_END, DYN_QUILL_HEAD_MAX,
+    DYN_QUILL_CANCEL, DYN_QUILL_CREDITS, DYN_QUILL_DATA, DYN_QUILL_END,
     DYN_QUILL_REFILL, dyn_bytes, dyn_bytes_free, dyn_quill_credit_write, dyn_quill_credits_consumed,
     dyn_quill_credits_init, dyn_quill_finish, dyn_quill_frame, dyn_quill_head, dyn_quill_next, dyn_quill_reader,
     dyn_quill_reader_free, dyn_slice)
@@ -140,8 +140,8 @@ cdef class TlsContext:
     Parameters
     ----------
     ca_file : PEM file of those whom to trust; None: the system's store
-    certificate, key, password : PEM files of the own certificate with its chain, its key (None: in the same file), and the
-        key's password
+    certificate, key, password : PEM files of the own certificate with its chain and of its key (None: in the same
+        file), and the key's password
     trust_anyone : take any certificate and name; for tests on loopback
     tls_1_3_only : refuse TLS 1.2 (older versions are always refused)
     """
@@ -539,7 +539,8 @@ cdef class Call:
             if name == "zstd":
                 body = decompress(body, self.channel.max_response_bytes)
             elif name not in ("", "identity"):
-                raise RemoteError(f"the answer of {self.channel.url} has content-encoding {name}, which nobody asked for")
+                raise RemoteError(
+                    f"the answer of {self.channel.url} has content-encoding {name}, which nobody asked for")
         if status < 200 or status > 299:
             raise self.channel.refuse(status, self.headers, body)
         return body
@@ -808,7 +809,7 @@ cdef class Stream(Call):
         return item
 
     def opened(self):
-        """For asyncio: has the server taken the request? None: await `more`; True; or what it refused with is raised."""
+        """For asyncio: has the server taken the request? None: await `more`; what it refused with is raised."""
         self.usable()
         if dyn_http_call_phase_of(self.ptr) == DYN_HTTP_CALL_FAILED:
             raise self.failure()

@@ -67,7 +67,7 @@ typedef struct script {
     const char *say; /* all of it, at once or byte by byte */
     size_t length;
     bool slowly, stay, read_all;
-    int times;   /* connections to serve, one after the other */
+    int times; /* connections to serve, one after the other */
     size_t heard;
     int listener;
     pthread_t thread;
@@ -137,8 +137,8 @@ static bool body_is(dyn_http_call *call, const char *text)
     size_t length;
     const uint8_t *body = dyn_http_call_body(call, &length);
     if (length == strlen(text) && memcmp(body, text, length) == 0) return true;
-    fprintf(stderr, "the body is \"%.*s\" (%zu), want \"%s\"\n", (int)(length < 200 ? length : 200),
-            (const char *)body, length, text);
+    fprintf(stderr, "the body is \"%.*s\" (%zu), want \"%s\"\n", (int)(length < 200 ? length : 200), (const char *)body,
+            length, text);
     return false;
 }
 /* One GET against a script; the code of its end. */
@@ -429,8 +429,8 @@ static void answers_of_every_framing_are_read(void)
     } table[] = {
         {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "hello", 200},
         {"HTTP/1.1 200 \r\nContent-Length:5\r\nEmpty:\r\n\r\nhello", "hello", 200},
-        {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\nTrailer: 1\r\n\r\n", "hello",
-         200},
+        {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\nTrailer: 1\r\n\r\n",
+         "hello", 200},
         {"HTTP/1.1 200 OK\r\n\r\nto the end", "to the end", 200},
         {"HTTP/1.0 200 OK\r\n\r\nto the end", "to the end", 200},
         {"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: "
@@ -497,7 +497,8 @@ static void answers_over_a_limit_are_refused(void)
     dyn_http_client_settings small = {.max_response_bytes = 100, .max_header_bytes = 1000, .max_headers = 10};
     script length = {.say = "HTTP/1.1 200 OK\r\nContent-Length: 101\r\n\r\n", .read_all = true};
     CHECK_EQ(get(&length, &small, 0, NULL, NULL), DYN_ELIMIT);
-    CHECK(strstr(dyn_error_detail(), "limit of 100 bytes") != NULL || strstr(dyn_error_detail(), "limit of 100:") != NULL);
+    CHECK(strstr(dyn_error_detail(), "limit of 100 bytes") != NULL ||
+          strstr(dyn_error_detail(), "limit of 100:") != NULL);
 
     strcpy(many, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n60\r\n");
     memset(many + strlen(many), 'x', 0x60);
@@ -589,24 +590,11 @@ static void an_answer_before_the_end_of_the_request_is_heard(void)
 
 static void urls_that_cannot_be_are_refused(void)
 {
-    static const char *const bad[] = {"",
-                                      "localhost:8000",
-                                      "ftp://x",
-                                      "http://",
-                                      "http://:80",
-                                      "http://a:0",
-                                      "http://a:65536",
-                                      "http://a:8x",
-                                      "http://a:",
-                                      "http://user:pw@a",
-                                      "http://a?x=1",
-                                      "http://a#x",
-                                      "http://a b",
-                                      "http://a\r\nX: y",
-                                      "http://[::1",
-                                      "http://[::1]x",
-                                      "http://a,b",
-                                      "http://\xc3\xa9"};
+    static const char *const bad[] = {"",           "localhost:8000",   "ftp://x",        "http://",
+                                      "http://:80", "http://a:0",       "http://a:65536", "http://a:8x",
+                                      "http://a:",  "http://user:pw@a", "http://a?x=1",   "http://a#x",
+                                      "http://a b", "http://a\r\nX: y", "http://[::1",    "http://[::1]x",
+                                      "http://a,b", "http://\xc3\xa9"};
     dyn_http_client *client = NULL;
     for (size_t i = 0; i < DYN__COUNT(bad); i++) {
         int rc = dyn_http_client_new(&client, bad[i], NULL);
@@ -614,7 +602,8 @@ static void urls_that_cannot_be_are_refused(void)
         CHECK_EQ(rc, DYN_EINVAL);
         CHECK(strstr(dyn_error_detail(), "pw") == NULL);
     }
-    static const char *const good[] = {"http://a", "HTTPS://a.b-c_d:1/", "http://[::1]:80/x/y/", "http://127.0.0.1:65535"};
+    static const char *const good[] = {"http://a", "HTTPS://a.b-c_d:1/", "http://[::1]:80/x/y/",
+                                       "http://127.0.0.1:65535"};
     for (size_t i = 0; i < DYN__COUNT(good); i++) {
         CHECK_EQ(dyn_http_client_new(&client, good[i], NULL), DYN_OK);
         dyn_http_client_unref(client);
@@ -667,7 +656,8 @@ static void a_child_of_fork_makes_its_own_connection(void)
         pid_t child = fork();
         if (child == 0) {
             request = post("/echo", "child", 5);
-            bool good = dyn_http_call_new(&call, client, &request) == DYN_OK && run(call) == DYN_OK && body_is(call, "child");
+            bool good =
+                dyn_http_call_new(&call, client, &request) == DYN_OK && run(call) == DYN_OK && body_is(call, "child");
             dyn_http_client_stats_read(client, &stats);
             _exit(good && stats.opened == 2 ? 0 : 1);
         }
@@ -713,8 +703,7 @@ static void threads_share_a_client(void)
 static void every_allocation_may_fail(void)
 {
     start_server();
-    EACH_ALLOCATION_FAILS
-    {
+    EACH_ALLOCATION_FAILS {
         dyn_http_client *client = NULL;
         dyn_http_call *call = NULL;
         dyn_http_request request = post("/echo", "hello", 5);
@@ -724,8 +713,7 @@ static void every_allocation_may_fail(void)
         dyn_http_call_free(call);
         dyn_http_client_unref(client);
     }
-    EACH_ALLOCATION_FAILS
-    {
+    EACH_ALLOCATION_FAILS {
         dyn_http_client *client = NULL;
         dyn_http_call *call = NULL;
         dyn_http_hub *hub = NULL;
@@ -754,10 +742,9 @@ TEST_MAIN(TEST(calls_in_this_thread_share_one_connection), TEST(large_bodies_go_
           TEST(a_streamed_answer_comes_in_pieces), TEST(a_request_body_can_follow_in_pieces),
           TEST(many_calls_run_at_once_in_a_hub), TEST(a_hub_survives_calls_that_are_dropped_anywhere),
           TEST(a_refused_connection_says_so_and_a_storm_of_them_does_not_recurse),
-          TEST(a_name_without_an_address_is_no_connection),
-          TEST(a_silent_server_is_timed_out_in_a_thread_and_in_a_hub), TEST(answers_of_every_framing_are_read),
-          TEST(answers_that_are_not_http_are_refused), TEST(answers_over_a_limit_are_refused),
-          TEST(a_dead_kept_alive_connection_is_found_before_it_is_used),
+          TEST(a_name_without_an_address_is_no_connection), TEST(a_silent_server_is_timed_out_in_a_thread_and_in_a_hub),
+          TEST(answers_of_every_framing_are_read), TEST(answers_that_are_not_http_are_refused),
+          TEST(answers_over_a_limit_are_refused), TEST(a_dead_kept_alive_connection_is_found_before_it_is_used),
           TEST(an_answer_with_something_behind_it_ends_its_connection),
           TEST(an_answer_before_the_end_of_the_request_is_heard), TEST(urls_that_cannot_be_are_refused),
           TEST(headers_and_paths_that_cannot_be_are_refused), TEST(a_child_of_fork_makes_its_own_connection),

@@ -68,8 +68,7 @@ static void what_is_not_zstd_is_refused(void)
 
 static void every_allocation_may_fail(void)
 {
-    EACH_ALLOCATION_FAILS
-    {
+    EACH_ALLOCATION_FAILS {
         dyn_bytes small = {0}, back = {0};
         if ((rc = dyn_zstd_compress(&small, "hello", 5, 3)) == DYN_OK)
             rc = dyn_zstd_decompress(&back, small.data, small.size, 5);
@@ -77,5 +76,6 @@ static void every_allocation_may_fail(void)
     }
 }
 
-TEST_MAIN(TEST(bytes_come_back), TEST(frames_behind_one_another_are_one_body), TEST(a_bomb_is_refused_before_it_goes_off),
-          TEST(what_is_not_zstd_is_refused), TEST(every_allocation_may_fail))
+TEST_MAIN(TEST(bytes_come_back), TEST(frames_behind_one_another_are_one_body),
+          TEST(a_bomb_is_refused_before_it_goes_off), TEST(what_is_not_zstd_is_refused),
+          TEST(every_allocation_may_fail))

@@ -6,7 +6,7 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,8 +39,8 @@ class QuillClient:
     """Calls methods of services at one URL: ``POST {base_url}/{service}/{method}``.
 
     One client keeps one pool of connections alive; make it once and share it between threads, asyncio tasks and
-    asyncio loops. A call in a thread sends and reads in that thread, without the GIL. A child of `os.fork` starts with no
-    connections.
+    asyncio loops. A call in a thread sends and reads in that thread, without the GIL. A child of `os.fork` starts
+    with no connections.
 
     Parameters
     ----------
@@ -106,7 +106,11 @@ class QuillClient:
         self._compress = bool(enable_compression)
         self._retries = retries
         self._channel = Channel(
-            base_url, RpcError.from_answer, tls=tls, max_response_bytes=max_response_bytes, max_connections=max_connections
+            base_url,
+            RpcError.from_answer,
+            tls=tls,
+            max_response_bytes=max_response_bytes,
+            max_connections=max_connections,
         )
         self._base_url = base_url
         self._headers: dict[str, str] = {}
@@ -173,7 +177,9 @@ class QuillClient:
                 block = [("Content-Type", kind), ("Accept", kind), ("Prefer", "prism=classic")]
                 if packed:
                     block.append(("Accept-Encoding", "zstd"))
-                lines[kind, packed] = b"".join(header_line(*pair) for pair in block if pair[0].lower() not in given) + own
+                lines[kind, packed] = (
+                    b"".join(header_line(*pair) for pair in block if pair[0].lower() not in given) + own
+                )
         self._lines = lines
         self._proto = lines[_PROTO, self._compress]
 
@@ -221,9 +227,7 @@ class QuillClient:
             return _decode(self._repeat(path, lines, body, time_ms), type)
         return _decode(self._channel.unary(path, lines, body, time_ms, compress=self._compress), type)
 
-    def call_stream(
-        self, service: str, method: str, request: Buffer, *, timeout_ms: int | None = None
-    ) -> Stream:
+    def call_stream(self, service: str, method: str, request: Buffer, *, timeout_ms: int | None = None) -> Stream:
         """Send `request`; iterate over the messages of the answer. Close it, or use ``with``, to leave early."""
         path = self._path(service, method)
         time_ms = self._timeout_ms if timeout_ms is None else _max_timeout(timeout_ms)
@@ -267,8 +271,8 @@ class QuillClient:
     def health_check(self, timeout_ms: int = 5000) -> bool:
         """Does the server answer, and does it call itself healthy?
 
-        ``GET /health``, and ``/healthz`` where that is not known, must answer 2xx. A server that knows neither is healthy
-        when it answers at all. No connection, no answer in time, or a status of 500 and more is False.
+        ``GET /health``, and ``/healthz`` where that is not known, must answer 2xx. A server that knows neither is
+        healthy when it answers at all. No connection, no answer in time, or a status of 500 and more is False.
         """
         deadline = time.monotonic() + _max_timeout(timeout_ms) / 1000
         for path in (b"/health", b"/healthz"):
@@ -351,9 +355,7 @@ class QuillClient:
                 await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 
-    def acall_stream(
-        self, service: str, method: str, request: Buffer, *, timeout_ms: int | None = None
-    ) -> AsyncStream:
+    def acall_stream(self, service: str, method: str, request: Buffer, *, timeout_ms: int | None = None) -> AsyncStream:
         """`call_stream` for asyncio: ``async for message in client.acall_stream(...)``.
 
         Nothing is sent before the first message is asked for (or ``await stream.open()``).

@@ -58,7 +58,7 @@ class QuillServer:
 
     def __init__(self, *, max_body_bytes: int = 64 << 20, max_connections: int = 0) -> None:
         self._max_body = max_body_bytes
-        self._limits = {"max_body_bytes": max_body_bytes, "max_connections": max_connections}
+        self._limits: dict[str, Any] = {"max_body_bytes": max_body_bytes, "max_connections": max_connections}
         self._methods: dict[str, _Method] = {}
         self._server: Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -69,7 +69,7 @@ class QuillServer:
     def method(
         self, service: str, method: str, *, request: Any = None, stream_request: bool = False
     ) -> Callable[[_Handler], _Handler]:
-        """Register a handler: a function, a coroutine function, or a generator of either kind, whose items are streamed.
+        """Register a handler: a function, a coroutine function, or a generator of either kind for a stream.
 
         It is called with the request: bytes; the decoded value when the client sent JSON, of the type `request` when
         that is given; a list of messages with ``stream_request=True``. It gives bytes, or what JSON can carry.

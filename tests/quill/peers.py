@@ -82,7 +82,9 @@ def nginx_server(folder, server_lines, ssl=False):
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     (folder / "logs").mkdir(parents=True, exist_ok=True)
-    paths = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    paths = "".join(
+        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
     (folder / "nginx.conf").write_text(
         f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;"
         f"events {{ worker_connections 512; }} http {{ access_log off; {paths} client_max_body_size 100m;"
@@ -110,7 +112,7 @@ def nginx_server(folder, server_lines, ssl=False):
 
 @contextlib.contextmanager
 def scripted_server(*answers, linger=False):
-    """One connection after another gets the next answer as soon as something was heard; gives the URL and what was heard."""
+    """Each connection gets the next answer once it has said something; gives the URL and what was heard."""
     listener = socket.create_server(("127.0.0.1", 0))
     heard, open_ones = [], []
 

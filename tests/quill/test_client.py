@@ -263,7 +263,12 @@ def test_a_refusal_carries_what_the_server_said(client):
     error = caught.value
     assert isinstance(error, quill.RpcError)
     assert isinstance(error, errors.DynamoError)
-    assert (error.status, error.title, error.detail, error.type) == (409, "Conflict", "held by another", "urn:test:held")
+    assert (error.status, error.title, error.detail, error.type) == (
+        409,
+        "Conflict",
+        "held by another",
+        "urn:test:held",
+    )
     assert str(error) == "RPC error: [409] Conflict: held by another"
     again = pickle.loads(pickle.dumps(error))
     assert (again.status, again.detail, str(again)) == (409, "held by another", str(error))
@@ -672,15 +677,14 @@ def test_a_stream_that_is_dropped_is_closed(client):
 
 def test_a_loop_that_ends_with_calls_under_way_does_no_harm(server):
     client = quill.QuillClient(server.address)
-    loop = asyncio.new_event_loop()
+    loop, tasks = asyncio.new_event_loop(), []
 
     async def begin():
-        loop.create_task(client.acall("test.v1.Echo", "Slow", b"0.2"))
+        tasks.append(asyncio.get_running_loop().create_task(client.acall("test.v1.Echo", "Slow", b"0.2")))
         await asyncio.sleep(0.02)
 
     loop.run_until_complete(begin())
-    for task in asyncio.all_tasks(loop):
-        task.cancel()
+    tasks.pop().cancel()
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
     del loop
@@ -766,7 +770,7 @@ def test_a_child_of_fork_leaves_the_parents_connections_alone(server):
                     code = 0
             finally:
                 os._exit(code)
-        _, status = os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)  # noqa: ASYNC222
         assert status == 0
         assert await client.acall(*ECHO, b"after") == b"after"
 

@@ -75,9 +75,9 @@ enum dyn_http_call_flags {
     DYN_HTTP_CALL_SEND_LATER = 8, /* the body follows by dyn_http_call_send(), chunked */
 };
 typedef struct dyn_http_request {
-    const char *method;     /* "POST" */
-    const char *path;       /* behind the client's URL; begins with '/' */
-    const char *headers;    /* lines "Name: value\r\n" whose parts passed dyn_http_header_check(); NULL: none */
+    const char *method;  /* "POST" */
+    const char *path;    /* behind the client's URL; begins with '/' */
+    const char *headers; /* lines "Name: value\r\n" whose parts passed dyn_http_header_check(); NULL: none */
     size_t headers_length;
     const void *body; /* borrowed until the call is done or freed; NULL when length is 0 */
     size_t length;

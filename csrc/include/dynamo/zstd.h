@@ -11,8 +11,8 @@
 extern "C" {
 #endif
 
-#define DYN_ZSTD_LEVEL 3             /* what Quill uses; 1 to 22 */
-#define DYN_ZSTD_THRESHOLD 1024      /* bodies up to this size are sent as they are */
+#define DYN_ZSTD_LEVEL 3              /* what Quill uses; 1 to 22 */
+#define DYN_ZSTD_THRESHOLD 1024       /* bodies up to this size are sent as they are */
 #define DYN_ZSTD_MAX_WINDOW (8 << 20) /* what a frame may ask a reader to hold (RFC 9659) */
 
 /* Append `size` bytes as one zstd frame that carries their size.  errors  DYN_ENOMEM, DYN_EINVAL (level). */

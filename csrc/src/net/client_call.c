@@ -27,8 +27,8 @@ static bool is_token(const char *text, size_t length)
 
 int dyn_http_header_check(const char *name, size_t name_length, const char *value, size_t value_length)
 {
-    static const char *const ours[] = {"host", "content-length", "transfer-encoding", "connection", "upgrade",
-                                       "te",   "trailer",        "expect",            "keep-alive"};
+    static const char *const ours[] = {"host",    "content-length", "transfer-encoding", "connection", "upgrade", "te",
+                                       "trailer", "expect",         "keep-alive"};
     int shown = name_length < 64 ? (int)name_length : 64;
     if (!is_token(name, name_length))
         return dyn__fail(DYN_EINVAL, "the header name \"%.*s\": must be letters, digits and dashes", shown, name);
@@ -41,8 +41,8 @@ int dyn_http_header_check(const char *name, size_t name_length, const char *valu
     for (size_t i = 0; i < value_length; i++) {
         unsigned char c = (unsigned char)value[i];
         if ((c < ' ' && c != '\t') || c == 0x7f)
-            return dyn__fail(DYN_EINVAL, "the value of header %.*s has the control character 0x%02x at %zu", shown, name,
-                             c, i);
+            return dyn__fail(DYN_EINVAL, "the value of header %.*s has the control character 0x%02x at %zu", shown,
+                             name, c, i);
     }
     return DYN_OK;
 }
@@ -55,8 +55,10 @@ static int check_request(const dyn_http_request *r)
         return dyn__fail(DYN_EINVAL, "the path \"%.100s\": must begin with /", r->path != NULL ? r->path : "");
     for (const char *c = r->path; *c != 0; c++)
         if ((unsigned char)*c <= ' ' || (unsigned char)*c >= 0x7f || *c == '#')
-            return dyn__fail(DYN_EINVAL, "the path \"%.100s\" has a blank, #, control character or byte that is not "
-                             "ASCII: percent-encode it", r->path);
+            return dyn__fail(DYN_EINVAL,
+                             "the path \"%.100s\" has a blank, #, control character or byte that is not "
+                             "ASCII: percent-encode it",
+                             r->path);
     if (r->headers_length > 0 && (r->headers_length < 2 || memcmp(r->headers + r->headers_length - 2, "\r\n", 2) != 0 ||
                                   memmem(r->headers, r->headers_length, "\r\n\r\n", 4) != NULL))
         return dyn__fail(DYN_EINVAL, "header lines must end with CR LF, and none may be empty");
@@ -72,8 +74,8 @@ static int write_head(dyn_http_call *self, const dyn_http_request *r)
     char size[64];
     bool bare = r->length == 0 && (strcmp(r->method, "GET") == 0 || strcmp(r->method, "HEAD") == 0);
     int n = r->flags & DYN_HTTP_CALL_SEND_LATER ? snprintf(size, sizeof(size), "Transfer-Encoding: chunked\r\n\r\n")
-            : bare                              ? snprintf(size, sizeof(size), "\r\n")
-                                                : snprintf(size, sizeof(size), "Content-Length: %zu\r\n\r\n", r->length);
+            : bare ? snprintf(size, sizeof(size), "\r\n")
+                   : snprintf(size, sizeof(size), "Content-Length: %zu\r\n\r\n", r->length);
     size_t method = strlen(r->method), prefix = strlen(client->prefix), path = strlen(r->path),
            host = strlen(client->host_line), with = r->length <= SHORT_BODY ? r->length : 0;
     if (dyn__bytes_need(head, method + prefix + path + host + r->headers_length + (size_t)n + with + 16) < 0)
@@ -158,10 +160,11 @@ int dyn_http_call_error(const dyn_http_call *self)
 int dyn__call_timed_out(dyn_http_call *self)
 {
     const dyn__link *link = self->link;
-    const char *where = link == NULL ? "waiting for a connection to" : link->phase != DYN__READY ? "connecting to"
-                        : self->headed             ? "receiving the answer of"
-                        : self->send_over          ? "waiting for the answer of"
-                                                   : "sending to";
+    const char *where = link == NULL                ? "waiting for a connection to"
+                        : link->phase != DYN__READY ? "connecting to"
+                        : self->headed              ? "receiving the answer of"
+                        : self->send_over           ? "waiting for the answer of"
+                                                    : "sending to";
     dyn__fail(DYN_ETIMEDOUT, "Request timed out after %ums, %s %s", self->timeout_ms, where, self->client->url);
     return dyn__call_fail(self, DYN_ETIMEDOUT);
 }
@@ -253,7 +256,8 @@ int dyn_http_call_send(dyn_http_call *self, const void *data, size_t length)
     if (self->phase == DYN_HTTP_CALL_FAILED) return dyn_http_call_error(self);
     if (self->later_over || !(self->flags & DYN_HTTP_CALL_SEND_LATER))
         return dyn__fail(DYN_EBUSY, "the body of this request is complete");
-    if (length == 0 || self->send_over || self->phase == DYN_HTTP_CALL_DONE) return DYN_OK; /* an empty chunk is the end */
+    if (length == 0 || self->send_over || self->phase == DYN_HTTP_CALL_DONE)
+        return DYN_OK; /* an empty chunk is the end */
     char size[24];
     size_t n = (size_t)snprintf(size, sizeof(size), "%zx\r\n", length);
     if (self->later_sent > CONGESTED) {
@@ -383,7 +387,8 @@ static int receive(dyn_http_call *self)
         size_t limit = self->client->limits.max_response_bytes;
         bool stream = self->flags & DYN_HTTP_CALL_STREAM, sized = self->framing == DYN__REPLY_SIZED;
         if (!stream && sized && self->length > limit)
-            return dyn__fail(DYN_ELIMIT, "the answer of %s has %llu bytes, over the limit of %zu: raise max_response_bytes",
+            return dyn__fail(DYN_ELIMIT,
+                             "the answer of %s has %llu bytes, over the limit of %zu: raise max_response_bytes",
                              self->client->url, (unsigned long long)self->length, limit);
         if (stream || (self->flags & DYN_HTTP_CALL_STOP_LARGE && sized && self->length > LARGE)) {
             self->phase = DYN_HTTP_CALL_HEAD;

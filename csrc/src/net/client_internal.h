@@ -78,8 +78,8 @@ struct dyn__link {
     bool readable, writable; /* I3 */
     bool ending;             /* the kernel has the last byte: reading goes on to the end */
     bool ended;              /* that was read, or the connection broke */
-    bool used;                      /* carried a whole exchange before */
-    dyn_http_client *client;        /* borrowed: its owner (I1) holds a reference */
+    bool used;               /* carried a whole exchange before */
+    dyn_http_client *client; /* borrowed: its owner (I1) holds a reference */
     dyn_http_hub *hub;
     dyn_http_call *call; /* borrowed */
     dyn__names *names;
@@ -101,7 +101,7 @@ short dyn__link_wants(const dyn__link *self, bool more_to_send);
 int dyn__link_read(dyn__link *self, void *out, size_t size, size_t *got);
 /* *taken bytes.  errors  DYN_EAGAIN (none), DYN_EBROKEN. */
 int dyn__link_write(dyn__link *self, struct iovec *pieces, int count, size_t *taken);
-int dyn__link_flush(dyn__link *self); /* what TLS holds; DYN_OK: all is in the kernel */
+int dyn__link_flush(dyn__link *self);               /* what TLS holds; DYN_OK: all is in the kernel */
 bool dyn__link_good(dyn__link *self, uint64_t now); /* an idle one: can it be used again? */
 
 /* ---- a call: client_call.c, client_reply.c ----------------------------------------------------- */
@@ -111,7 +111,7 @@ struct dyn_http_call {
     dyn_http_client *client; /* a reference */
     dyn__link *link;         /* I1 */
     dyn_http_hub *hub;
-    dyn_http_call *next, *prev;  /* of the hub's active or a lane's waiting list */
+    dyn_http_call *next, *prev; /* of the hub's active or a lane's waiting list */
     dyn_http_call *next_news;
     bool in_news, waiting, active;
     void *user;
@@ -135,7 +135,7 @@ struct dyn_http_call {
     /* the answer */
     dyn__http_parser parser;
     int gate;
-    size_t scanned; /* bytes of link->in that the gate has seen */
+    size_t scanned;               /* bytes of link->in that the gate has seen */
     bool last_name, keep, headed; /* headed: the head is known */
     bool hungry;                  /* somebody waits for more of the body: the window does not count */
     enum dyn__framing framing;
@@ -166,7 +166,7 @@ int dyn__reply_chunks(dyn_http_call *self);
 int dyn__reply_put(dyn_http_call *self, const char *data, size_t length);
 
 /* hub.c */
-dyn__poller *dyn__hub_poller(dyn_http_hub *self); /* NULL in a child of fork */
+dyn__poller *dyn__hub_poller(dyn_http_hub *self);                       /* NULL in a child of fork */
 void dyn__hub_release(dyn_http_call *call, dyn__link *link, bool keep); /* the link of a call that is over */
 void dyn__hub_forget(dyn_http_call *call);                              /* it is freed */
 

@@ -184,13 +184,15 @@ int dyn__reply_head(dyn_http_call *self)
         if (seen < 0) return not_http(self, data, there);
         self->scanned += (size_t)seen;
         if (self->scanned > self->client->limits.max_header_bytes)
-            return dyn__fail(DYN_ELIMIT, "the head of the answer of %s is over the limit of %u bytes", self->client->url,
-                             self->client->limits.max_header_bytes);
+            return dyn__fail(DYN_ELIMIT, "the head of the answer of %s is over the limit of %u bytes",
+                             self->client->url, self->client->limits.max_header_bytes);
         if (self->gate != DYN__HTTP_HEAD_END) {
-            if (strncmp(data, "HTTP/", there < 5 ? there : 5) != 0 && (there >= 16 || (data[0] & 0x80) || data[0] < ' '))
+            if (strncmp(data, "HTTP/", there < 5 ? there : 5) != 0 &&
+                (there >= 16 || (data[0] & 0x80) || data[0] < ' '))
                 return not_http(self, data, there);
             if (there == sizeof(link->in))
-                return dyn__fail(DYN_ELIMIT, "the head of the answer of %s is over %zu bytes", self->client->url, there);
+                return dyn__fail(DYN_ELIMIT, "the head of the answer of %s is over %zu bytes", self->client->url,
+                                 there);
             return DYN_EAGAIN;
         }
         size_t head = self->scanned;

@@ -31,8 +31,8 @@ struct dyn_http_hub {
     int pid;
     bool walking; /* H3 */
     lane *lanes;
-    dyn_http_call *active;                  /* by call->next, prev: without those that wait */
-    dyn_http_call *first_news, *last_news;  /* by call->next_news */
+    dyn_http_call *active;                 /* by call->next, prev: without those that wait */
+    dyn_http_call *first_news, *last_news; /* by call->next_news */
     dyn__link *buried;
     uint64_t timer_ns; /* 0: off */
 };

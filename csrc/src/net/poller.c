@@ -44,7 +44,8 @@ void dyn__poller_remove(dyn__poller *self, int fd)
 
 void dyn__poller_timer(dyn__poller *self, uint64_t at_ns)
 {
-    struct itimerspec when = {.it_value = {.tv_sec = (time_t)(at_ns / 1000000000), .tv_nsec = (long)(at_ns % 1000000000)}};
+    struct itimerspec when = {
+        .it_value = {.tv_sec = (time_t)(at_ns / 1000000000), .tv_nsec = (long)(at_ns % 1000000000)}};
     timerfd_settime(self->timer_fd, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
@@ -59,7 +60,8 @@ int dyn__poller_take(dyn__poller *self, dyn__ready *out, int room)
                               .writable = bits & (EPOLLOUT | EPOLLHUP | EPOLLERR),
                               .ending = bits & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)};
         uint64_t times;
-        if (out[i].user == NULL && read(self->timer_fd, &times, sizeof(times)) < 0) continue; /* read: no longer ready */
+        if (out[i].user == NULL && read(self->timer_fd, &times, sizeof(times)) < 0)
+            continue; /* read: no longer ready */
     }
     return count < 0 ? 0 : count;
 }
@@ -106,8 +108,8 @@ void dyn__poller_timer(dyn__poller *self, uint64_t at_ns)
     if (at_ns == 0)
         EV_SET(&change, 1, EVFILT_TIMER, EV_DELETE, 0, 0, NULL);
     else
-        EV_SET(&change, 1, EVFILT_TIMER, EV_ADD | EV_ONESHOT, 0, at_ns > now ? (intptr_t)((at_ns - now) / 1000000 + 1) : 0,
-               NULL);
+        EV_SET(&change, 1, EVFILT_TIMER, EV_ADD | EV_ONESHOT, 0,
+               at_ns > now ? (intptr_t)((at_ns - now) / 1000000 + 1) : 0, NULL);
     kevent(self->fd, &change, 1, NULL, 0, NULL);
 }
 

@@ -155,7 +155,8 @@ int dyn_tls_context_new(dyn_tls_context **out, const dyn_tls_settings *settings)
     if (s->trust_anyone && s->ca_file != NULL)
         return dyn__fail(DYN_EINVAL, "trust_anyone beside the CA file %s: choose one", s->ca_file);
     if (s->need_client_certificate && (!s->server || s->ca_file == NULL))
-        return dyn__fail(DYN_EINVAL, "asking for client certificates needs a server and the CA file that vouches for them");
+        return dyn__fail(DYN_EINVAL,
+                         "asking for client certificates needs a server and the CA file that vouches for them");
     if (s->key != NULL && s->certificate == NULL)
         return dyn__fail(DYN_EINVAL, "the key %s without its certificate: give both", s->key);
 
