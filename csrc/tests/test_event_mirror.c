@@ -150,6 +150,14 @@ static void over_its_bound_it_is_off_until_all_is_cleared(void)
     dyn__mirror_apply(&mirror, &cleared);
     CHECK(!mirror.off);
     CHECK_EQ(dyn__mirror_copy(&copy, &mirror), DYN_OK);
+    for (uint64_t block = 1; block <= 11; block++) { /* of two ranks one that is cleared says nothing of the other */
+        uint64_t token = 0;
+        dyn_event event = event_of(DYN_EVENT_STORED, block % 2, &block, &token, 0);
+        dyn__mirror_apply(&mirror, &event);
+    }
+    CHECK(mirror.off);
+    dyn__mirror_apply(&mirror, &cleared);
+    CHECK(mirror.off);
     dyn__mirror_free(&mirror);
     dyn_log_set_level(DYN_LOG_WARN);
 }

@@ -33,7 +33,8 @@ static void put(dyn__mirror *self, const struct dyn__mirror_slot *slot)
 
 static int grow(dyn__mirror *self)
 {
-    dyn__mirror bigger = {.room = self->room ? 2 * self->room : 256, .most = self->most};
+    dyn__mirror bigger = *self;
+    bigger.room = self->room ? 2 * self->room : 256, bigger.count = 0;
     bigger.slots = dyn__calloc(bigger.room, sizeof(*bigger.slots));
     if (bigger.slots == NULL) return DYN_ENOMEM;
     for (size_t i = 0; i < self->room; i++) {
@@ -47,7 +48,7 @@ static int grow(dyn__mirror *self)
 void dyn__mirror_free(dyn__mirror *self)
 {
     dyn__free(self->slots);
-    *self = (dyn__mirror){.most = self->most};
+    *self = (dyn__mirror){.most = self->most, .rank = self->rank, .ranked = self->ranked, .ranks = self->ranks};
 }
 
 static void turn_off(dyn__mirror *self, const char *why)
@@ -73,8 +74,10 @@ static void remove_at(dyn__mirror *self, size_t hole)
 
 static void clear(dyn__mirror *self, uint32_t rank)
 {
-    dyn__mirror rest = {.room = self->room, .most = self->most};
+    dyn__mirror rest = *self;
     bool others = false;
+    if (self->off && self->ranks) return; /* what the other ranks hold nobody knows any more */
+    rest.count = 0;
     for (size_t i = 0; i < self->room && !others; i++) others = self->slots[i].used && self->slots[i].rank != rank;
     if (!others) {
         dyn__mirror_free(self); /* off, too, ends here */
@@ -114,6 +117,10 @@ static void store(dyn__mirror *self, const dyn_event *e)
 
 void dyn__mirror_apply(dyn__mirror *self, const dyn_event *e)
 {
+    if (e->kind == DYN_EVENT_STORED) {
+        self->ranks = self->ranks || (self->ranked && self->rank != e->dp_rank);
+        if (!self->ranked) self->rank = e->dp_rank, self->ranked = true;
+    }
     if (e->kind == DYN_EVENT_CLEARED) {
         clear(self, e->dp_rank);
     } else if (self->off || e->tier != DYN_TIER_DEVICE) {

@@ -17,7 +17,9 @@ typedef struct dyn__mirror { /* {0} is empty */
     struct dyn__mirror_slot *slots;
     size_t room, count; /* room: a power of two, or 0 */
     size_t most;        /* blocks; beyond it the mirror is of no use any more */
-    bool off;           /* something could not be kept: nothing is, until the worker clears all */
+    bool off;           /* something could not be kept: nothing is, until the worker's only rank is cleared */
+    uint32_t rank;      /* the first that stored something ... */
+    bool ranked, ranks; /* ... is there; there are others */
 } dyn__mirror;
 
 void dyn__mirror_free(dyn__mirror *self);
