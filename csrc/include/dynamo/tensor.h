@@ -87,6 +87,51 @@ DYN_API uint64_t dyn_tensor_count(const dyn_tensor *self);
  * out     as many bytes as dyn_tensor_measure says; must not overlap the tensor. */
 DYN_API void dyn_tensor_copy(const dyn_tensor *self, void *out);
 
+/* ---- conversion -------------------------------------------------------------------------------------------------- */
+/* Write the elements to `out` as another type, in C order without gaps.
+ *   to floats     to the nearest, ties to even, rounded once; NaN stays NaN; too large becomes infinity (NaN where there is none)
+ *   to integers   from floats toward zero, NaN 0, what does not fit the nearest that does; from integers modulo 2^bits
+ *   to bool       not 0
+ * out     dyn_tensor_count() elements of the new type; must not overlap the tensor.
+ * errors  DYN_EINVAL: no such dtype; complex to what is not. */
+DYN_API int dyn_tensor_convert(const dyn_tensor *self, int dtype, void *out);
+/* The instruction set that conversions and sums use here: "avx512", "avx2", "scalar". Static. */
+DYN_API const char *dyn_tensor_simd(void);
+
+/* ---- numbers out of tensors ---------------------------------------------------------------------------------------- */
+typedef struct dyn_number {
+    int kind; /* enum dyn_kind */
+    union {
+        struct {
+            uint64_t low;
+            int64_t high; /* low + 2^64 high */
+        } integer;        /* INT, UINT, BOOL */
+        double real;      /* FLOAT */
+        struct {
+            double re, im;
+        } complex;
+    } as;
+} dyn_number;
+
+/* One element; `at` need not be aligned. */
+DYN_API void dyn_tensor_item(int dtype, const void *at, dyn_number *out);
+/* The sum of all elements: integers and bools exactly, floats in doubles (float64 pairwise). 0 when there are none. */
+DYN_API void dyn_tensor_sum(const dyn_tensor *self, dyn_number *out);
+/* The sum of the products of two tensors, as exactly as the sum.
+ * errors  DYN_EINVAL: they differ in type or number of elements. */
+DYN_API int dyn_tensor_dot(const dyn_tensor *self, const dyn_tensor *other, dyn_number *out);
+/* The smallest and the largest element; NaN when one is.  errors  DYN_EINVAL: there are none, or they are complex. */
+DYN_API int dyn_tensor_bounds(const dyn_tensor *self, dyn_number *least, dyn_number *most);
+/* Where the first largest (smallest) element is, counted in C order; a NaN is taken as both.  errors  as above. */
+DYN_API int dyn_tensor_argmax(const dyn_tensor *self, uint64_t *index);
+DYN_API int dyn_tensor_argmin(const dyn_tensor *self, uint64_t *index);
+/* Have both the same type, shape and values? 0 and -0 are the same; NaNs only with nan_equal. */
+DYN_API bool dyn_tensor_equal(const dyn_tensor *self, const dyn_tensor *other, bool nan_equal);
+/* Is |a - b| <= absolute + relative * |b| for all elements? The types may differ.
+ * errors  DYN_EINVAL: the shapes differ.  Returns 1 or 0. */
+DYN_API int dyn_tensor_close(const dyn_tensor *self, const dyn_tensor *other, double relative, double absolute,
+                             bool nan_equal);
+
 #ifdef __cplusplus
 }
 #endif
