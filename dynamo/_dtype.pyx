@@ -151,8 +151,8 @@ cdef class DType:
     def numpy(self):
         """The `numpy.dtype` of this type.
 
-        bfloat16 and float8 come from ml_dtypes. Where that is not installed it is the unsigned integer of their size, with
-        a warning.
+        bfloat16 and float8 come from ml_dtypes. Where that is not installed it is the unsigned integer of their size,
+        with a warning.
         """
         if self.in_numpy is None:
             import numpy
@@ -162,7 +162,7 @@ cdef class DType:
                 try:
                     import ml_dtypes
                     self.in_numpy = numpy.dtype(getattr(ml_dtypes, self.name))
-                except ImportError:
+                except (ImportError, AttributeError):       # not there, or from before this type
                     import warnings
                     bits = 8 * self.info.size
                     warnings.warn(f"NumPy has no {self.name}: its bits are shown as uint{bits}. "
@@ -240,12 +240,14 @@ cdef int code_of_name(str name) except -1:
 cdef int code_of(object dtype) except -1:
     if type(dtype) is DType:
         return (<DType>dtype).info.code
-    if type(dtype) is str:
-        return code_of_name(dtype)
+    if type(dtype) is str and dtype in _codes:
+        return _codes[dtype]
     import numpy
     try:
         known = numpy.dtype(dtype)
     except TypeError:
+        if type(dtype) is str:
+            code_of_name(dtype)     # says which there are
         raise TypeError(f"dtype is {dtype!r}: must be a DType, a name or a numpy.dtype") from None
     code = _codes.get(known.name)
     if code is None:

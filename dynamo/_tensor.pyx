@@ -1,6 +1,8 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False
-"""Tensors: numbers of one type in many dimensions, shared with C and with whoever speaks DLPack or the buffer protocol."""
+"""Tensors: numbers of one type in many dimensions, shared with C and whoever speaks DLPack or the buffer protocol."""
 cimport cython
+from cpython.pycapsule cimport (
+    PyCapsule_CheckExact, PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New, PyCapsule_SetName)
 from cpython.buffer cimport (
     PyBUF_ANY_CONTIGUOUS, PyBUF_C_CONTIGUOUS, PyBUF_F_CONTIGUOUS, PyBUF_FORMAT, PyBUF_ND, PyBUF_RECORDS_RO,
     PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer)
@@ -8,6 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_AsDouble
 from cpython.list cimport PyList_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.sequence cimport PySequence_GetSlice
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -16,8 +19,11 @@ from dynamo._dtype cimport DType, code_of, code_of_format, dtype_of
 from dynamo._errors cimport check
 from dynamo.c_common cimport dyn_buf, dyn_buf_data, dyn_buf_new, dyn_buf_new_zeroed, dyn_buf_ref, dyn_buf_size
 from dynamo.c_common cimport dyn_buf_unref
+from dynamo.c_dlpack cimport *
 from dynamo.c_tensor cimport *
 from dynamo.c_tensor_frames cimport *
+
+from pickle import PickleBuffer
 
 from dynamo._dtype import supported_names
 from dynamo.errors import Cancelled, InvalidArgument
@@ -27,6 +33,10 @@ cdef extern from "Python.h":
     void PyObject_GC_UnTrack(void *)
     bint PyFloat_CheckExact(object)
     object PyMemoryView_FromObject(object)
+    bint Py_IsInitialized() nogil
+    Py_ssize_t PyNumber_AsSsize_t(object, object) except? -1
+    int PySlice_Unpack(object, Py_ssize_t *, Py_ssize_t *, Py_ssize_t *) except -1
+    Py_ssize_t PySlice_AdjustIndices(Py_ssize_t, Py_ssize_t *, Py_ssize_t *, Py_ssize_t)
 
 cdef enum:
     GIL_FROM = 1 << 18      # bytes: about 10 microseconds of copying
@@ -45,7 +55,7 @@ cdef class _Lease:
         PyBuffer_Release(&self.view)
 
 
-# ---- shapes ----------------------------------------------------------------------------------------------------------
+# ---- shapes --------------------------------------------------------------------------------------------------------
 
 # Sizes out of any sequence of ints (or one int); how many there are.
 cdef int shape_of(object shape, int64_t *out) except -1:
@@ -82,7 +92,7 @@ cdef object name_of(object name):
     return name
 
 
-# ---- making ----------------------------------------------------------------------------------------------------------
+# ---- making --------------------------------------------------------------------------------------------------------
 
 cdef int set_dims(Tensor self, int ndim) except -1:
     if ndim <= SMALL_DIMS:
@@ -194,7 +204,7 @@ cdef Tensor copied(Tensor self, object name):
     return out
 
 
-# ---- taking what others have ------------------------------------------------------------------------------------------
+# ---- taking what others have ---------------------------------------------------------------------------------------
 
 cdef object unsupported(object array, str format):
     dtype = getattr(array, "dtype", None)
@@ -257,38 +267,228 @@ cdef Tensor tensor_take(object numbers):
         return <Tensor>numbers
     if PyObject_CheckBuffer(numbers):
         return over_buffer(numbers, 0)
+    if hasattr(numbers, "__dlpack__"):
+        return from_dlpack(numbers)
     if hasattr(numbers, "__array__"):
         import numpy
         return over_buffer(numpy.asarray(numbers), 0)
-    raise TypeError(f"a {type(numbers).__name__} holds no array: must have the buffer protocol, __dlpack__ or __array__")
+    raise TypeError(f"a {type(numbers).__name__} holds no array: must have the buffer protocol, __dlpack__ or "
+                    "__array__")
 
 
-# float32 out of a sequence of numbers, flat or nested.
-cdef Tensor from_sequence(object numbers, object name):
+# Elements of one type out of a sequence of numbers, flat or nested.
+cdef Tensor from_sequence(object numbers, int code):
     cdef Tensor self
     cdef float *out
+    cdef uint8_t *at
     cdef int64_t i, n
+    cdef int size = dtype_of(code).info.size
     if isinstance(numbers, (str, bytes, dict, set)) or not hasattr(numbers, "__len__"):
         raise TypeError(f"data is a {type(numbers).__name__}: must be an array or a sequence of numbers")
     fast = numbers if type(numbers) is list else list(numbers)
     n = PyList_GET_SIZE(fast)
     if n and hasattr(fast[0], "__len__"):
         import numpy
-        return copied(over_buffer(numpy.array(fast, numpy.float32), 0), name)
-    self = tensor_empty(DYN_FLOAT32, 1, &n, name)
+        self = copied(over_buffer(numpy.array(fast, numpy.float32 if code == DYN_FLOAT32 else None), 0), None)
+        return self if self.c.dtype == code else converted(self, code)
+    self = tensor_empty(code, 1, &n, None)
     out = <float *>self.c.data
+    at = <uint8_t *>self.c.data
     for i in range(n):
         if PyList_GET_SIZE(fast) != n:
             raise RuntimeError("the list changed while it was read")
         item = fast[i]
+        if code == DYN_FLOAT32 and PyFloat_CheckExact(item):
+            out[i] = <float>PyFloat_AS_DOUBLE(item)
+            continue
         try:
-            out[i] = <float>(PyFloat_AS_DOUBLE(item) if PyFloat_CheckExact(item) else PyFloat_AsDouble(item))
+            store(code, at + i * size, item)
         except TypeError:
             raise TypeError(f"element {i} is a {type(item).__name__}: must be a number") from None
     return self
 
 
-# ---- TensorMeta ----------------------------------------------------------------------------------------------------------
+# One number into an element.
+cdef int store(int code, void *at, object number) except -1:
+    cdef int kind = dtype_of(code).info.kind, size = dtype_of(code).info.size
+    cdef object width
+    cdef double wide
+    cdef float parts[2]
+    cdef int64_t one = 1
+    cdef uint64_t bits
+    cdef dyn_tensor c
+    if kind == DYN_KIND_FLOAT:
+        wide = PyFloat_AsDouble(number)
+        memset(&c, 0, sizeof(c))
+        c.data = &wide
+        c.shape = &one
+        c.ndim = 1
+        c.dtype = DYN_FLOAT64
+        check(dyn_tensor_convert(&c, code, at))
+    elif kind == DYN_KIND_COMPLEX:
+        z = complex(number)
+        parts[0] = z.real
+        parts[1] = z.imag
+        memcpy(at, parts, sizeof(parts))
+    elif kind == DYN_KIND_BOOL:
+        (<uint8_t *>at)[0] = bool(number)
+    else:
+        value = int(number) if isinstance(number, float) and number.is_integer() else number.__index__() if hasattr(
+            number, "__index__") else None
+        if value is None:
+            raise TypeError(f"{number!r} is no whole number: {dtype_of(code).name} holds those")
+        width = 8 * size - (kind == DYN_KIND_INT)       # a Python int: C's shift ends at its own width
+        high = (<object>1 << width) - 1
+        low = -high - 1 if kind == DYN_KIND_INT else 0
+        if not low <= value <= high:
+            raise OverflowError(f"{value} does not fit {dtype_of(code).name}: {low} to {high}")
+        bits = <uint64_t>(value & 0xffffffffffffffff)
+        memcpy(at, &bits, size)     # little-endian: the low bytes
+    return 0
+
+
+cdef object number_of(const dyn_number *n):
+    if n.kind == DYN_KIND_FLOAT:
+        return n.as_.real
+    if n.kind == DYN_KIND_COMPLEX:
+        return complex(n.as_.complex.re, n.as_.complex.im)
+    if n.kind == DYN_KIND_BOOL:
+        return n.as_.integer.low != 0
+    if n.as_.integer.high == 0:
+        return n.as_.integer.low
+    return (<object>n.as_.integer.high << 64) | n.as_.integer.low
+
+
+cdef object item_at(int code, const void *at):
+    cdef dyn_number n
+    dyn_tensor_item(code, at, &n)
+    return number_of(&n)
+
+
+cdef Tensor converted(Tensor self, int code):
+    cdef Tensor out = tensor_empty(code, self.c.ndim, self.c.shape, self.name)
+    cdef int rc
+    if self.nbytes + out.nbytes >= GIL_FROM // 4:
+        with nogil:
+            rc = dyn_tensor_convert(&self.c, code, out.c.data)
+    else:
+        rc = dyn_tensor_convert(&self.c, code, out.c.data)
+    check(rc)
+    return out
+
+
+# ---- DLPack --------------------------------------------------------------------------------------------------------
+
+@cython.final
+@cython.freelist(8)
+cdef class _Managed:
+    # A tensor that came by DLPack, deleted when the last tensor over it goes.
+    cdef dyn_dl_managed *managed
+    cdef dyn_dl_versioned *versioned
+
+    def __dealloc__(self):
+        if self.managed != NULL and self.managed.deleter != NULL:
+            self.managed.deleter(self.managed)
+        if self.versioned != NULL and self.versioned.deleter != NULL:
+            self.versioned.deleter(self.versioned)
+
+
+cdef object _dlpack_names = ("max_version",)
+cdef object _dlpack_version = (1, 1)
+
+
+cdef Tensor from_dlpack(object source):
+    if PyCapsule_CheckExact(source):
+        return from_capsule(source)
+    give = getattr(source, "__dlpack__", None)
+    if give is None:
+        raise TypeError(f"a {type(source).__name__} has no __dlpack__")
+    try:
+        capsule = give(max_version=_dlpack_version)
+    except TypeError:               # from before DLPack 1
+        capsule = give()
+    return from_capsule(capsule)
+
+
+cdef Tensor from_capsule(object capsule):
+    cdef _Managed managed = _Managed.__new__(_Managed)
+    cdef dyn_dl_versioned *versioned = NULL
+    cdef dyn_dl_managed *unversioned = NULL
+    cdef const dyn_dl_tensor *dl
+    cdef int64_t dims[2 * MAX_DIMS]
+    cdef dyn_tensor c
+    cdef Tensor self
+    if PyCapsule_IsValid(capsule, b"dltensor_versioned"):
+        versioned = <dyn_dl_versioned *>PyCapsule_GetPointer(capsule, b"dltensor_versioned")
+        if versioned.major != DYN_DL_MAJOR:
+            raise BufferError(f"DLPack {versioned.major}.{versioned.minor}: version {DYN_DL_MAJOR} is spoken here")
+        dl = &versioned.tensor
+    elif PyCapsule_IsValid(capsule, b"dltensor"):
+        unversioned = <dyn_dl_managed *>PyCapsule_GetPointer(capsule, b"dltensor")
+        dl = &unversioned.tensor
+    else:
+        raise ValueError("the capsule holds no DLPack tensor, or it has been used")
+    check(dyn_dlpack_take(dl, dims, &c))
+    self = Tensor.__new__(Tensor)
+    set_dims(self, c.ndim)
+    memcpy(self.dims, dims, 2 * c.ndim * sizeof(int64_t))
+    self.c.data = c.data
+    self.c.dtype = c.dtype
+    self._dtype = dtype_of(c.dtype)
+    self.made = True
+    settle(self)
+    # Ours from here on: whoever renames the capsule deletes the tensor.
+    PyCapsule_SetName(capsule, b"used_dltensor" if versioned == NULL else b"used_dltensor_versioned")
+    managed.versioned = versioned
+    managed.managed = unversioned
+    if versioned != NULL:
+        self.c.readonly = versioned.flags & DYN_DL_READ_ONLY != 0
+    self.base = managed
+    return self
+
+
+cdef void capsule_deleted(object capsule) noexcept:
+    cdef dyn_dl_versioned *versioned
+    cdef dyn_dl_managed *unversioned
+    if PyCapsule_IsValid(capsule, b"dltensor_versioned"):
+        versioned = <dyn_dl_versioned *>PyCapsule_GetPointer(capsule, b"dltensor_versioned")
+        versioned.deleter(versioned)
+    elif PyCapsule_IsValid(capsule, b"dltensor"):
+        unversioned = <dyn_dl_managed *>PyCapsule_GetPointer(capsule, b"dltensor")
+        unversioned.deleter(unversioned)
+
+
+# On any thread, perhaps when Python is gone.
+cdef void drop_reference(void *context) noexcept nogil:
+    if Py_IsInitialized():
+        with gil:
+            Py_DECREF(<object>context)
+
+
+cdef object to_capsule(Tensor self, bint versioned, uint64_t flags):
+    cdef dyn_dl_versioned *v
+    cdef dyn_dl_managed *u
+    cdef void (*release)(void *) noexcept nogil
+    release = NULL
+    if self.c.owner == NULL:
+        release = drop_reference
+    if self.c.readonly:
+        flags |= DYN_DL_READ_ONLY
+    try:
+        if versioned:
+            check(dyn_dlpack_give_versioned(&self.c, flags, release, <void *>self, &v))
+            if release != NULL:
+                Py_INCREF(self)
+            return PyCapsule_New(v, b"dltensor_versioned", capsule_deleted)
+        check(dyn_dlpack_give(&self.c, release, <void *>self, &u))
+        if release != NULL:
+            Py_INCREF(self)
+        return PyCapsule_New(u, b"dltensor", capsule_deleted)
+    except ValueError as error:
+        raise BufferError(str(error)) from None
+
+
+# ---- TensorMeta ----------------------------------------------------------------------------------------------------
 
 @cython.final
 cdef class TensorMeta:
@@ -361,7 +561,7 @@ cdef class TensorMeta:
         return f"TensorMeta(name='{shown}', shape={self.shape}, dtype={self.dtype.name})"
 
 
-# ---- Tensor --------------------------------------------------------------------------------------------------------------
+# ---- Tensor --------------------------------------------------------------------------------------------------------
 
 @cython.final
 @cython.no_gc_clear         # see _Lease
@@ -372,6 +572,8 @@ cdef class Tensor:
     ----------
     data : array or sequence of numbers
         An array keeps its type; a sequence (nested ones too) becomes float32. Copied.
+    dtype : DType, optional
+        What the elements become: converted as `astype` does.
     name : str, optional
 
     Notes
@@ -399,23 +601,29 @@ cdef class Tensor:
         self._dtype = dtype_of(DYN_FLOAT32)
         self.packed = True
 
-    def __init__(self, data, *, name=None):
+    def __init__(self, data, dtype=None, name=None):
         cdef Tensor made
+        cdef int code = code_of(dtype) if dtype is not None else 0
+        cdef bint fresh = False
         if self.made:
             raise TypeError("a Tensor cannot be made twice")
         name_of(name)
         if type(data) is Tensor or PyObject_CheckBuffer(data) or hasattr(data, "__array__"):
             made = tensor_take(data)
+        elif hasattr(data, "__dlpack__"):
+            made = from_dlpack(data)
         else:
-            made = from_sequence(data, name)
+            made = from_sequence(data, code if code else DYN_FLOAT32)
+            fresh = True
+        if code and code != made.c.dtype:
+            made = converted(made, code)
+            fresh = True
+        if not fresh:
+            made = copied(made, None)
         init_tensor(self, made.c.dtype, made.c.ndim, made.c.shape, name)
-        if made.c.owner != NULL and made.packed and type(data) is not Tensor:
-            self.c.owner = dyn_buf_ref(made.c.owner)    # fresh out of a sequence: nobody else has it
-            self.c.data = made.c.data
-            PyObject_GC_UnTrack(<void *>self)
-        else:
-            allocate(self, False)
-            copy_out(made, self.c.data)
+        self.c.owner = dyn_buf_ref(made.c.owner)    # of its own: `made` goes
+        self.c.data = made.c.data
+        PyObject_GC_UnTrack(<void *>self)
 
     def __dealloc__(self):
         dyn_buf_unref(self.c.owner)
@@ -429,7 +637,7 @@ cdef class Tensor:
         Parameters
         ----------
         array : array
-            Of NumPy, or anything else with the buffer protocol or ``__array__``. Its strides do not matter.
+            Of NumPy, or anything else with the buffer protocol, ``__dlpack__`` or ``__array__``; with any strides.
         name : str, optional
         copy : bool
             False: a view of the array's memory, which lives as long as the tensor and shows later writes.
@@ -464,6 +672,41 @@ cdef class Tensor:
         cdef int64_t dims[MAX_DIMS]
         cdef int ndim = shape_of(shape, dims)
         return tensor_empty(code_of(dtype), ndim, dims, name_of(name))
+
+    @staticmethod
+    def full(shape, value, dtype="float32", name=None):
+        """All elements `value`."""
+        cdef int64_t dims[MAX_DIMS]
+        cdef int ndim = shape_of(shape, dims)
+        cdef Tensor self = tensor_empty(code_of(dtype), ndim, dims, name_of(name))
+        cdef uint8_t *at = <uint8_t *>self.c.data
+        cdef uint64_t done = self._dtype.info.size     # doubles
+        if self.nbytes:
+            store(self.c.dtype, at, value)
+            with nogil:
+                while done < self.nbytes:
+                    memcpy(at + done, at, min(done, self.nbytes - done))
+                    done *= 2
+        return self
+
+    @staticmethod
+    def from_dlpack(source, name=None):
+        """A view of another library's tensor, by DLPack.
+
+        Parameters
+        ----------
+        source : object with ``__dlpack__``, or its capsule
+            On the CPU.
+        name : str, optional
+
+        Raises
+        ------
+        ValueError
+            It is elsewhere, or of a type that we do not have.
+        """
+        cdef Tensor self = from_dlpack(source)
+        self.name = name_of(name)
+        return self
 
     @staticmethod
     def from_bytes(data, shape, dtype, name=None, *, bint copy=True):
@@ -625,6 +868,76 @@ cdef class Tensor:
         view.suboffsets = NULL
         view.internal = NULL
 
+    def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
+        """A DLPack capsule over this memory; versioned where the asker knows that."""
+        cdef bint versioned = max_version is not None and max_version[0] >= 1
+        cdef Tensor own = self
+        cdef uint64_t flags = 0
+        if stream is not None:
+            raise BufferError(f"stream is {stream!r}: memory on the CPU has none")
+        if dl_device is not None and tuple(dl_device) != (DYN_DL_CPU, 0):
+            raise BufferError(f"dl_device is {dl_device}: the tensor is on the CPU")
+        if copy:
+            own = copied(self, None)
+            flags = DYN_DL_COPIED
+        elif self.c.readonly and not versioned:
+            raise BufferError("the tensor is read-only, which only DLPack 1 can say: ask for max_version=(1, 0)")
+        return to_capsule(own, versioned, flags)
+
+    def __dlpack_device__(self):
+        """(1, 0): the CPU."""
+        return DYN_DL_CPU, 0
+
+    def to_dlpack(self):
+        """A capsule of DLPack before version 1, for consumers that take capsules."""
+        return self.__dlpack__()
+
+    def __array__(self, dtype=None, copy=None):
+        """For NumPy: a view when that will do."""
+        array = self.to_numpy(copy=bool(copy))
+        if dtype is None or array.dtype == dtype:
+            return array
+        if copy is False:
+            raise ValueError(f"{self._dtype.name} as {dtype} needs a copy")
+        return array.astype(dtype)
+
+    @property
+    def __array_interface__(self):
+        """NumPy's description of this memory; types that NumPy lacks have none."""
+        if self._dtype.info.format == NULL:
+            raise AttributeError(f"NumPy's array interface has no {self._dtype.name}")
+        return {
+            "version": 3,
+            "shape": tuple(self.shape),
+            "typestr": self._dtype.typestr,
+            "data": (<size_t>self.c.data, bool(self.c.readonly)),
+            "strides": None if self.packed else tuple(self.strides),
+        }
+
+    def tolist(self):
+        """The elements as Python numbers in nested lists; one number when there are no dimensions."""
+        return listed(self, 0, <const uint8_t *>self.c.data)
+
+    def item(self):
+        """The only element as a Python number."""
+        if self.count != 1:
+            raise ValueError(f"a tensor of {self.count} elements: item() is for one")
+        return item_at(self.c.dtype, self.c.data)
+
+    def __reduce_ex__(self, protocol):
+        cdef Tensor whole = self if self.packed else copied(self, self.name)
+        if protocol >= 5:
+            data = PickleBuffer(flat_bytes(whole))
+        else:
+            data = whole.tobytes()
+        return _rebuilt, (data, self._dtype.name, self.shape, self.name)
+
+    def __copy__(self):
+        return copied(self, self.name)
+
+    def __deepcopy__(self, memo):
+        return copied(self, self.name)
+
     # -- frames --
 
     def to_frames(self, chunk_size=65536):
@@ -672,8 +985,8 @@ cdef class Tensor:
         cdef Tensor out
         if size != mine:
             if self.c.ndim == 0 or not self.packed:
-                raise ValueError(f"a view of {self._dtype.name} as {dtype_of(code).name} needs a contiguous tensor with "
-                                 "a last dimension: use t.contiguous()")
+                raise ValueError(f"a view of {self._dtype.name} as {dtype_of(code).name} needs a contiguous tensor "
+                                 "with a last dimension: use t.contiguous()")
             last = self.c.shape[self.c.ndim - 1] * mine
             if last % size:
                 raise ValueError(f"{last} bytes in the last dimension are no whole number of {dtype_of(code).name}")
@@ -685,6 +998,137 @@ cdef class Tensor:
             dyn_tensor_c_strides(code, self.c.ndim, out.c.shape, out.dims + self.c.ndim)
         settle(out)
         return out
+
+    def __getitem__(self, key):
+        """Views by numbers, slices, ``...`` and None, as NumPy has them; a Python number where no dimension is left."""
+        return indexed(self, key)
+
+    def __iter__(self):
+        if self.c.ndim == 0:
+            raise TypeError("a tensor without dimensions cannot be iterated over")
+        return (indexed(self, i) for i in range(self.c.shape[0]))
+
+    def reshape(self, *shape):
+        """The elements in C order in another shape: a view of a contiguous tensor, else a copy. One size may be -1."""
+        return reshaped(self, shape[0] if len(shape) == 1 else shape)
+
+    def transpose(self, *axes):
+        """The same elements with their dimensions in another order; without `axes` the reverse one. A view."""
+        return transposed(self, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes)
+
+    @property
+    def T(self):
+        """The dimensions in reverse order."""
+        return transposed(self, ())
+
+    def renamed(self, name):
+        """The same memory under another name."""
+        cdef Tensor out = same(self)
+        out.name = name_of(name)
+        return out
+
+    def astype(self, dtype):
+        """A copy with elements of another type.
+
+        Floats are rounded once, to the nearest, ties to even; NaN stays NaN; too large becomes infinity (NaN in
+        float8_e4m3fn). Floats become integers toward zero, NaN 0 and what does not fit the nearest that does; integers
+        become narrower ones modulo 2^bits; bool is what is not 0.
+
+        Raises
+        ------
+        ValueError
+            complex64 to what has no imaginary part.
+        """
+        return converted(self, code_of(dtype))
+
+    # -- numbers --
+
+    def sum(self):
+        """The sum of all elements: of integers exactly, of floats in double precision. 0 when there are none."""
+        cdef dyn_number n
+        if self.nbytes >= GIL_FROM:
+            with nogil:
+                dyn_tensor_sum(&self.c, &n)
+        else:
+            dyn_tensor_sum(&self.c, &n)
+        return number_of(&n)
+
+    def mean(self):
+        """The sum by the number of elements; NaN when there are none."""
+        return self.sum() / self.count if self.count else float("nan")
+
+    def min(self):
+        """The smallest element; NaN when one is NaN.
+
+        Raises
+        ------
+        ValueError
+            There are none, or they are complex.
+        """
+        return bounds(self)[0]
+
+    def max(self):
+        """The largest element; NaN when one is NaN. Raises as `min`."""
+        return bounds(self)[1]
+
+    def argmin(self):
+        """Where the first smallest element is, counted in C order; the first NaN when there is one."""
+        cdef uint64_t index
+        cdef int rc
+        with nogil:
+            rc = dyn_tensor_argmin(&self.c, &index)
+        check(rc)
+        return index
+
+    def argmax(self):
+        """Where the first largest element is, counted in C order; the first NaN when there is one."""
+        cdef uint64_t index
+        cdef int rc
+        with nogil:
+            rc = dyn_tensor_argmax(&self.c, &index)
+        check(rc)
+        return index
+
+    def dot(self, other):
+        """The sum of the products with another tensor of the same type and number of elements, in double precision."""
+        cdef Tensor that = tensor_take(other)
+        cdef dyn_number n
+        cdef int rc
+        with nogil:
+            rc = dyn_tensor_dot(&self.c, &that.c, &n)
+        check(rc)
+        return number_of(&n)
+
+    def equals(self, other, *, bint equal_nan=False):
+        """Has `other` the same shape, type and values? ``==`` is the same with tensors."""
+        cdef Tensor that = tensor_take(other)
+        cdef bint same
+        if self.nbytes >= GIL_FROM:
+            with nogil:
+                same = dyn_tensor_equal(&self.c, &that.c, equal_nan)
+        else:
+            same = dyn_tensor_equal(&self.c, &that.c, equal_nan)
+        return same
+
+    def allclose(self, other, rtol=1e-5, atol=1e-8, *, bint equal_nan=False):
+        """Is ``|a - b| <= atol + rtol * |b|`` everywhere? The types may differ, the shapes not."""
+        cdef Tensor that = tensor_take(other)
+        cdef double relative = rtol, absolute = atol
+        cdef int rc
+        with nogil:
+            rc = dyn_tensor_close(&self.c, &that.c, relative, absolute, equal_nan)
+        return check(rc) == 1
+
+    def __eq__(self, other):
+        if type(other) is not Tensor:
+            return NotImplemented
+        return self.equals(other)
+
+    __hash__ = None
+
+    def _repr_html_(self):
+        from dynamo.quill._html import tensor_html
+        return tensor_html(self)
 
     def contiguous(self):
         """The tensor itself when its elements lie in C order without gaps, else a copy of which that is true."""
@@ -721,7 +1165,136 @@ cdef object viewed(Tensor self, object dtype):
     return numpy.asarray(self.view(f"uint{8 * self._dtype.info.size}")).view(dtype)
 
 
-# ---- frames ------------------------------------------------------------------------------------------------------------
+def _rebuilt(data, dtype, shape, name):
+    # What pickle calls. Bytes cannot be written to, so they are copied; other buffers are ours alone.
+    return Tensor.from_bytes(data, shape, dtype, name, copy=isinstance(data, bytes))
+
+
+cdef tuple bounds(Tensor self):
+    cdef dyn_number least, most
+    cdef int rc
+    with nogil:
+        rc = dyn_tensor_bounds(&self.c, &least, &most)
+    check(rc)
+    return number_of(&least), number_of(&most)
+
+
+cdef object listed(Tensor self, int axis, const uint8_t *at):
+    cdef int64_t i
+    if axis == self.c.ndim:
+        return item_at(self.c.dtype, at)
+    return [listed(self, axis + 1, at + i * self.c.strides[axis]) for i in range(self.c.shape[axis])]
+
+
+# ---- views ---------------------------------------------------------------------------------------------------------
+
+cdef object indexed(Tensor self, object key):
+    cdef int64_t shape[2 * MAX_DIMS]
+    cdef int64_t strides[2 * MAX_DIMS]
+    cdef int64_t offset = 0, size
+    cdef Py_ssize_t start, stop, step, index
+    cdef int n = 0, axis = 0, named = 0, dots = 0
+    cdef Tensor out
+    keys = list(key) if type(key) is tuple else [key]
+    for one in keys:
+        dots += one is Ellipsis
+        named += one is not None and one is not Ellipsis
+    if named > self.c.ndim:
+        raise IndexError(f"{named} indices for {self.c.ndim} dimensions")
+    if dots > 1:
+        raise IndexError("an index has at most one ellipsis")
+    if len(keys) > MAX_DIMS:
+        raise IndexError(f"{len(keys)} indices: at most {MAX_DIMS}")
+    if dots == 0:
+        keys.append(Ellipsis)
+    for one in keys:
+        if one is Ellipsis:
+            for _ in range(self.c.ndim - named):
+                shape[n] = self.c.shape[axis]
+                strides[n] = self.c.strides[axis]
+                n += 1
+                axis += 1
+        elif one is None:
+            shape[n] = 1
+            strides[n] = 0
+            n += 1
+        elif type(one) is slice:
+            PySlice_Unpack(one, &start, &stop, &step)
+            size = PySlice_AdjustIndices(self.c.shape[axis], &start, &stop, step)
+            offset += start * self.c.strides[axis] if size else 0
+            shape[n] = size
+            strides[n] = self.c.strides[axis] * step if size > 1 else self.c.strides[axis]
+            n += 1
+            axis += 1
+        else:
+            if not hasattr(one, "__index__") or isinstance(one, bool):
+                raise TypeError(f"index {one!r}: must be an int, a slice, ... or None; for others use "
+                                "to_numpy(copy=False)")
+            index = PyNumber_AsSsize_t(one, IndexError)
+            if index < 0:
+                index += self.c.shape[axis]
+            if not 0 <= index < self.c.shape[axis]:
+                raise IndexError(f"index {one} in dimension {axis} of size {self.c.shape[axis]}")
+            offset += index * self.c.strides[axis]
+            axis += 1
+    if n > MAX_DIMS:
+        raise IndexError(f"{n} dimensions: a tensor has at most {MAX_DIMS}")
+    if n == 0 and dots == 0:
+        return item_at(self.c.dtype, <uint8_t *>self.c.data + offset)
+    out = sibling(self, self.c.dtype, n)
+    memcpy(out.dims, shape, n * sizeof(int64_t))
+    memcpy(out.dims + n, strides, n * sizeof(int64_t))
+    out.c.data = <uint8_t *>self.c.data + offset
+    settle(out)
+    return out
+
+
+cdef Tensor reshaped(Tensor self, object shape):
+    cdef int64_t dims[MAX_DIMS]
+    cdef uint64_t count = 1, known = 1
+    cdef int ndim, i, unknown = -1
+    cdef Tensor out
+    cdef Tensor source = self if self.packed else copied(self, self.name)
+    sizes = [shape] if isinstance(shape, int) else list(shape)
+    for i, size in enumerate(sizes):
+        if size == -1:
+            if unknown >= 0:
+                raise ValueError(f"shape {sizes}: only one size may be -1")
+            unknown = i
+    if unknown >= 0:
+        sizes[unknown] = 1
+    ndim = shape_of(sizes, dims)
+    check(dyn_tensor_measure(self.c.dtype, ndim, dims, &known, NULL))
+    if unknown >= 0:
+        if known == 0 or self.count % known:
+            raise ValueError(f"{self.count} elements do not fit shape {list(shape)}")
+        dims[unknown] = self.count // known
+    check(dyn_tensor_measure(self.c.dtype, ndim, dims, &count, NULL))
+    if count != self.count:
+        raise ValueError(f"{self.count} elements do not fit shape {list_of(dims, ndim)}")
+    out = sibling(source, self.c.dtype, ndim)
+    memcpy(out.dims, dims, ndim * sizeof(int64_t))
+    dyn_tensor_c_strides(self.c.dtype, ndim, dims, out.dims + ndim)
+    settle(out)
+    return out
+
+
+cdef Tensor transposed(Tensor self, object axes):
+    cdef int i, axis
+    cdef Tensor out = sibling(self, self.c.dtype, self.c.ndim)
+    order = [axis + self.c.ndim if axis < 0 else axis for axis in axes] if len(axes) else list(
+        range(self.c.ndim - 1, -1, -1))
+    if sorted(order) != list(range(self.c.ndim)):
+        raise ValueError(f"axes {list(axes)}: must name each of the {self.c.ndim} dimensions once")
+    for i in range(self.c.ndim):
+        axis = order[i]
+        out.dims[i] = self.c.shape[axis]
+        out.dims[self.c.ndim + i] = self.c.strides[axis]
+    settle(out)
+    return out
+
+
+# ---- frames --------------------------------------------------------------------------------------------------------
 
 cdef bytes _end = b"\x02\0\0\0\0\0\0\0\0"
 

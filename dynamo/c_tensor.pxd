@@ -55,3 +55,28 @@ cdef extern from "dynamo/tensor.h" nogil:
     bint dyn_tensor_is_contiguous(const dyn_tensor *self)
     uint64_t dyn_tensor_count(const dyn_tensor *self)
     void dyn_tensor_copy(const dyn_tensor *self, void *out)
+
+    int dyn_tensor_convert(const dyn_tensor *self, int dtype, void *out)
+    const char *dyn_tensor_simd()
+    struct dyn_number_integer "dyn_number.as.integer":
+        uint64_t low
+        int64_t high
+    struct dyn_number_complex "dyn_number.as.complex":
+        double re
+        double im
+    union dyn_number_as "dyn_number.as":
+        dyn_number_integer integer
+        double real
+        dyn_number_complex complex
+    ctypedef struct dyn_number:
+        int kind
+        dyn_number_as as_ "as"
+    void dyn_tensor_item(int dtype, const void *at, dyn_number *out)
+    void dyn_tensor_sum(const dyn_tensor *self, dyn_number *out)
+    int dyn_tensor_dot(const dyn_tensor *self, const dyn_tensor *other, dyn_number *out)
+    int dyn_tensor_bounds(const dyn_tensor *self, dyn_number *least, dyn_number *most)
+    int dyn_tensor_argmax(const dyn_tensor *self, uint64_t *index)
+    int dyn_tensor_argmin(const dyn_tensor *self, uint64_t *index)
+    bint dyn_tensor_equal(const dyn_tensor *self, const dyn_tensor *other, bint nan_equal)
+    int dyn_tensor_close(const dyn_tensor *self, const dyn_tensor *other, double relative, double absolute,
+                         bint nan_equal)

@@ -25,7 +25,8 @@ cdef extern from "dynamo/tensor_frames.h" nogil:
         const uint8_t *payload
         size_t size
     void dyn_tensor_head_write(uint8_t *out, uint8_t type, uint32_t size)
-    int dyn_tensor_frame_read(const uint8_t *bytes, size_t size, size_t max_payload, dyn_tensor_frame *out, size_t *used)
+    int dyn_tensor_frame_read(const uint8_t *bytes, size_t size, size_t max_payload, dyn_tensor_frame *out,
+                              size_t *used)
 
     ctypedef struct dyn_tensor_meta:
         uint8_t dtype

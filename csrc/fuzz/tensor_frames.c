@@ -1,7 +1,7 @@
 /* Streams of tensors from anyone, cut anywhere: the first byte says how they are cut. Every way of cutting must give the same
  * events, and a tensor that came through is written again and read back. */
-#include "common/common.h"
 #include "dynamo/tensor_frames.h"
+#include "common/common.h"
 
 static uint64_t mixed(uint64_t h, const void *data, size_t size)
 {

@@ -1,6 +1,7 @@
 /* Tensors: shapes, copies, frames, what is refused. */
 #include "dynamo/tensor.h"
 
+#include "dynamo/dlpack.h"
 #include "dynamo/tensor_frames.h"
 #include "test.h"
 
@@ -46,8 +47,8 @@ static void strided_copies_agree_with_the_naive_copy(void)
         int64_t size = dyn_dtype(types[k])->size;
         const int64_t cases[][6] = {
             /* shape, strides in elements */
-            {4, 6, 3, 18, 3, 1}, {3, 6, 4, 1, 3, 18}, {4, 3, 6, 18, 1, 3}, {2, 3, 3, 36, 6, 1},
-            {4, 1, 3, 18, 99, 1}, {1, 1, 1, 7, 7, 7}, {4, 5, 3, 0, 3, 1},  {2, 0, 3, 1, 1, 1},
+            {4, 6, 3, 18, 3, 1},  {3, 6, 4, 1, 3, 18}, {4, 3, 6, 18, 1, 3}, {2, 3, 3, 36, 6, 1},
+            {4, 1, 3, 18, 99, 1}, {1, 1, 1, 7, 7, 7},  {4, 5, 3, 0, 3, 1},  {2, 0, 3, 1, 1, 1},
         };
         for (size_t c = 0; c < DYN__COUNT(cases); c++) {
             int64_t strides[3] = {cases[c][3] * size, cases[c][4] * size, cases[c][5] * size};
@@ -119,7 +120,12 @@ static void golden_streams(void)
 
     meta = meta_of(DYN_UINT8, NULL, 1, (int64_t[]){10});
     size = unhex("100000000000000015010a0000000000000008000a000000000000000000"
-                 "1100000000000000" "0400010203" "1100000000000000" "0404050607" "1100000000000000" "020809"
+                 "1100000000000000"
+                 "0400010203"
+                 "1100000000000000"
+                 "0404050607"
+                 "1100000000000000"
+                 "020809"
                  "020000000000000000",
                  want);
     CHECK_EQ(joined(&meta, "\0\1\2\3\4\5\6\7\10\11", 4, got), size);
@@ -214,34 +220,152 @@ static void what_cannot_be_is_refused_at_once(void)
         {"11", DYN_EPROTO, "missing tensor metadata: TENSOR_PAYLOAD received before TENSOR_META"},
         {"110100000000000001", DYN_EPROTO, "missing"},
         {"100100000000000015", DYN_EPROTO, "reserved bytes 01 00 00 00"},
-        {"0800000000" "00000009", DYN_EPROTO, "CREDIT frame of 9"},
-        {"0200000000" "00000001", DYN_EPROTO, "END frame of 1"},
-        {"1000000000" "00020000", DYN_ELIMIT, "metadata of 131072"},
-        {"0100000000" "00000401", DYN_ELIMIT, "1025 bytes"},
-        {"2000000000" "ffffffff", DYN_ELIMIT, "4294967295"},
+        {"0800000000"
+         "00000009",
+         DYN_EPROTO, "CREDIT frame of 9"},
+        {"0200000000"
+         "00000001",
+         DYN_EPROTO, "END frame of 1"},
+        {"1000000000"
+         "00020000",
+         DYN_ELIMIT, "metadata of 131072"},
+        {"0100000000"
+         "00000401",
+         DYN_ELIMIT, "1025 bytes"},
+        {"2000000000"
+         "ffffffff",
+         DYN_ELIMIT, "4294967295"},
         /* META: too short, 65 dimensions, dtype 0 and 17, device 2, stated size, name cut off, more than the name */
-        {"1000000000" "0000000c" "00080001000000000000000000", DYN_EPROTO, "at least 13"},
-        {"1000000000" "0000000d" "41080001000000000000000000", DYN_EPROTO, "65 dimensions"},
-        {"1000000000" "0000000d" "40080001000000000000000000", DYN_EPROTO, "its shape needs"},
-        {"1000000000" "0000000d" "00000001000000000000000000", DYN_EPROTO, "dtype 0"},
-        {"1000000000" "0000000d" "00110001000000000000000000", DYN_EPROTO, "dtype 17"},
-        {"1000000000" "0000000d" "00080201000000000000000000", DYN_EPROTO, "device 2"},
-        {"1000000000" "0000000d" "00080002000000000000000000", DYN_EPROTO, "states 2 bytes, its shape has 1"},
-        {"1000000000" "0000000d" "00080001000000000000000100", DYN_EPROTO, "a name of 1"},
-        {"1000000000" "0000000e" "0008000100000000000000000077", DYN_EPROTO, "a name of 0"},
+        {"1000000000"
+         "0000000c"
+         "00080001000000000000000000",
+         DYN_EPROTO, "at least 13"},
+        {"1000000000"
+         "0000000d"
+         "41080001000000000000000000",
+         DYN_EPROTO, "65 dimensions"},
+        {"1000000000"
+         "0000000d"
+         "40080001000000000000000000",
+         DYN_EPROTO, "its shape needs"},
+        {"1000000000"
+         "0000000d"
+         "00000001000000000000000000",
+         DYN_EPROTO, "dtype 0"},
+        {"1000000000"
+         "0000000d"
+         "00110001000000000000000000",
+         DYN_EPROTO, "dtype 17"},
+        {"1000000000"
+         "0000000d"
+         "00080201000000000000000000",
+         DYN_EPROTO, "device 2"},
+        {"1000000000"
+         "0000000d"
+         "00080002000000000000000000",
+         DYN_EPROTO, "states 2 bytes, its shape has 1"},
+        {"1000000000"
+         "0000000d"
+         "00080001000000000000000100",
+         DYN_EPROTO, "a name of 1"},
+        {"1000000000"
+         "0000000e"
+         "0008000100000000000000000077",
+         DYN_EPROTO, "a name of 0"},
         /* a product that wraps, a size that is negative, a tensor over the limit */
-        {"1000000000" "0000001d" "02" "0000000001000000" "0000000001000000" "0800" "0000000000000000" "0000", DYN_ERANGE, "dimension"},
-        {"1000000000" "00000015" "01" "ffffffffffffffff" "0800" "0000000000000000" "0000", DYN_ERANGE, "dimension"},
-        {"1000000000" "00000015" "01" "0104000000000000" "0800" "0000000000000000" "0000", DYN_ELIMIT, "1025 bytes"},
+        {"1000000000"
+         "0000001d"
+         "02"
+         "0000000001000000"
+         "0000000001000000"
+         "0800"
+         "0000000000000000"
+         "0000",
+         DYN_ERANGE, "dimension"},
+        {"1000000000"
+         "00000015"
+         "01"
+         "ffffffffffffffff"
+         "0800"
+         "0000000000000000"
+         "0000",
+         DYN_ERANGE, "dimension"},
+        {"1000000000"
+         "00000015"
+         "01"
+         "0104000000000000"
+         "0800"
+         "0000000000000000"
+         "0000",
+         DYN_ELIMIT, "1025 bytes"},
         /* after a META of 4 bytes: too much payload, END, another META, a message; then all 4 and more */
-        {"1000000000" "00000015" "01" "0400000000000000" "0800" "0000000000000000" "0000" "1100000000" "00000005", DYN_EPROTO, "5 bytes of payload"},
-        {"1000000000" "00000015" "01" "0400000000000000" "0800" "0000000000000000" "0000" "1100000000" "00000002" "abcd" "02", DYN_EPROTO, "tensor size mismatch: expected 4 bytes, got 2"},
-        {"1000000000" "00000015" "01" "0400000000000000" "0800" "0000000000000000" "0000" "10", DYN_EPROTO, "inside of a tensor"},
-        {"1000000000" "00000015" "01" "0400000000000000" "0800" "0000000000000000" "0000" "01", DYN_EPROTO, "inside of a tensor"},
-        {"1000000000" "00000015" "01" "0400000000000000" "0800" "0000000000000000" "0000" "1100000000" "00000004" "01020304" "11", DYN_EPROTO, "more payload"},
-        {"1000000000" "00000015" "01" "0000000000000000" "0800" "0000000000000000" "0000" "11", DYN_EPROTO, "more payload"},
-        {"020000000000000000" "02", DYN_EPROTO, "after the end"},
-        {"040000000000000000" "10", DYN_EPROTO, "after the end"},
+        {"1000000000"
+         "00000015"
+         "01"
+         "0400000000000000"
+         "0800"
+         "0000000000000000"
+         "0000"
+         "1100000000"
+         "00000005",
+         DYN_EPROTO, "5 bytes of payload"},
+        {"1000000000"
+         "00000015"
+         "01"
+         "0400000000000000"
+         "0800"
+         "0000000000000000"
+         "0000"
+         "1100000000"
+         "00000002"
+         "abcd"
+         "02",
+         DYN_EPROTO, "tensor size mismatch: expected 4 bytes, got 2"},
+        {"1000000000"
+         "00000015"
+         "01"
+         "0400000000000000"
+         "0800"
+         "0000000000000000"
+         "0000"
+         "10",
+         DYN_EPROTO, "inside of a tensor"},
+        {"1000000000"
+         "00000015"
+         "01"
+         "0400000000000000"
+         "0800"
+         "0000000000000000"
+         "0000"
+         "01",
+         DYN_EPROTO, "inside of a tensor"},
+        {"1000000000"
+         "00000015"
+         "01"
+         "0400000000000000"
+         "0800"
+         "0000000000000000"
+         "0000"
+         "1100000000"
+         "00000004"
+         "01020304"
+         "11",
+         DYN_EPROTO, "more payload"},
+        {"1000000000"
+         "00000015"
+         "01"
+         "0000000000000000"
+         "0800"
+         "0000000000000000"
+         "0000"
+         "11",
+         DYN_EPROTO, "more payload"},
+        {"020000000000000000"
+         "02",
+         DYN_EPROTO, "after the end"},
+        {"040000000000000000"
+         "10",
+         DYN_EPROTO, "after the end"},
     };
     const dyn_tensor_limits limits = {.tensor = 1024, .message = 1024};
     for (size_t i = 0; i < DYN__COUNT(cases); i++) {
@@ -320,7 +444,52 @@ static void every_allocation_of_the_reader_may_fail(void)
     }
 }
 
+/* ---- DLPack ---- */
+static void count_release(void *context)
+{
+    ++*(int *)context;
+}
+
+static void tensors_go_out_and_come_in_by_dlpack(void)
+{
+    static float data[24];
+    int64_t shape[3] = {2, 3, 4}, strides[3] = {48, 4, 12}, dims[2 * DYN_TENSOR_MAX_DIMS];
+    dyn_tensor t = {.data = data, .shape = shape, .strides = strides, .ndim = 3, .dtype = DYN_FLOAT32}, back;
+    dyn_dl_versioned *versioned;
+    dyn_dl_managed *managed;
+    int released = 0;
+    EACH_ALLOCATION_FAILS {
+        rc = dyn_dlpack_give_versioned(&t, DYN_DL_READ_ONLY, count_release, &released, &versioned);
+        if (rc < 0) CHECK_EQ(released, 0);
+    }
+    CHECK_EQ(versioned->major, 1);
+    CHECK_EQ(versioned->flags, DYN_DL_READ_ONLY);
+    CHECK_EQ(versioned->tensor.strides[2], 3);
+    CHECK_EQ(dyn_dlpack_take(&versioned->tensor, dims, &back), DYN_OK);
+    CHECK(back.data == data && back.dtype == DYN_FLOAT32 && memcmp(back.strides, strides, sizeof(strides)) == 0);
+    versioned->tensor.device_type = DYN_DL_CUDA;
+    CHECK_EQ(dyn_dlpack_take(&versioned->tensor, dims, &back), DYN_EINVAL);
+    versioned->tensor.device_type = DYN_DL_CPU, versioned->tensor.bits = 80;
+    CHECK_EQ(dyn_dlpack_take(&versioned->tensor, dims, &back), DYN_EINVAL);
+    versioned->tensor.bits = 32, versioned->tensor.shape[0] = -1;
+    CHECK_EQ(dyn_dlpack_take(&versioned->tensor, dims, &back), DYN_ERANGE);
+    versioned->deleter(versioned);
+    CHECK_EQ(released, 1);
+
+    dyn_buf *buf;
+    CHECK_EQ(dyn_buf_new(&buf, 96), DYN_OK);
+    t.data = dyn_buf_data(buf), t.owner = buf, t.strides = NULL;
+    CHECK_EQ(dyn_dlpack_give(&t, NULL, NULL, &managed), DYN_OK);
+    CHECK_EQ(managed->tensor.strides[0], 12);
+    dyn_buf_unref(buf);
+    memset(managed->tensor.data, 1, 96); /* still there */
+    managed->deleter(managed);
+    t.strides = (int64_t[]){6, 6, 6}, t.owner = NULL;
+    CHECK_EQ(dyn_dlpack_give(&t, NULL, NULL, &managed), DYN_EINVAL);
+}
+
 TEST_MAIN(TEST(shapes_are_measured_without_overflow), TEST(strided_copies_agree_with_the_naive_copy),
           TEST(golden_streams), TEST(streams_read_alike_however_they_are_cut),
           TEST(cancel_is_an_event_also_inside_of_a_tensor), TEST(what_cannot_be_is_refused_at_once),
-          TEST(elements_can_be_read_where_they_stay), TEST(single_frames), TEST(every_allocation_of_the_reader_may_fail))
+          TEST(elements_can_be_read_where_they_stay), TEST(single_frames),
+          TEST(every_allocation_of_the_reader_may_fail), TEST(tensors_go_out_and_come_in_by_dlpack))

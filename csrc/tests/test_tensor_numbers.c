@@ -187,7 +187,8 @@ static void vectors_widen_as_scalars_do(void)
 static void vectors_narrow_as_scalars_do(void)
 {
     enum { N = 1 << 16 };
-    static const uint32_t tails[] = {0, 1, 0xfff, 0x1000, 0x1001, 0x1fff, 0x2000, 0x3000, 0x7fff, 0x8000, 0x8001, 0xffff};
+    static const uint32_t tails[] = {0,      1,      0xfff,  0x1000, 0x1001, 0x1fff,
+                                     0x2000, 0x3000, 0x7fff, 0x8000, 0x8001, 0xffff};
     static float from[N];
     static uint16_t want[N], got[N];
     const dyn__kernels *all[3];
@@ -424,7 +425,8 @@ static void nan_and_zero_compare_as_they_should(void)
     CHECK_EQ(i, 1);
     y.shape = (int64_t[]){2};
     CHECK_EQ(dyn_tensor_close(&x, &y, 0, 0, false), DYN_EINVAL);
-    CHECK_EQ(dyn_tensor_argmin(&(dyn_tensor){.shape = (int64_t[]){0}, .ndim = 1, .dtype = DYN_FLOAT32}, &i), DYN_EINVAL);
+    CHECK_EQ(dyn_tensor_argmin(&(dyn_tensor){.shape = (int64_t[]){0}, .ndim = 1, .dtype = DYN_FLOAT32}, &i),
+             DYN_EINVAL);
 }
 
 TEST_MAIN(TEST(every_narrow_code_widens_to_its_value_and_comes_back), TEST(floats_are_rounded_once_to_the_nearest),

@@ -37,6 +37,8 @@ HEADER_AREA = {
     "kv_sink": "events",
     "replay": "mocker",
     "tensor_frames": "tensor",
+    "dlpack": "tensor",
+    "safetensors": "tensor",
 }
 # Lower packages first: a package may import those before it.
 PACKAGES = ["runtime", "llm", "engines", "replay", "frontend", "cli"]

@@ -23,22 +23,22 @@ extern "C" {
 /* ---- element types ---------------------------------------------------------------------------------------------
  * name, number (ABI and on the wire: append, never renumber), bytes, kind, DLPack code, text, typestr of NumPy's array
  * interface, format of Python's buffer protocol (NULL: it has none), name in safetensors files. */
-#define DYN_DTYPE_MAP(X)                                                       \
-    X(FLOAT32, 1, 4, FLOAT, 2, "float32", "<f4", "f", "F32")                   \
-    X(FLOAT16, 2, 2, FLOAT, 2, "float16", "<f2", "e", "F16")                   \
-    X(BFLOAT16, 3, 2, FLOAT, 4, "bfloat16", "<V2", NULL, "BF16")               \
-    X(FLOAT64, 4, 8, FLOAT, 2, "float64", "<f8", "d", "F64")                   \
-    X(INT8, 5, 1, INT, 0, "int8", "|i1", "b", "I8")                            \
-    X(INT32, 6, 4, INT, 0, "int32", "<i4", "i", "I32")                         \
-    X(INT64, 7, 8, INT, 0, "int64", "<i8", "l", "I64")                         \
-    X(UINT8, 8, 1, UINT, 1, "uint8", "|u1", "B", "U8")                         \
-    X(BOOL, 9, 1, BOOL, 6, "bool", "|b1", "?", "BOOL")                         \
+#define DYN_DTYPE_MAP(X)                                                        \
+    X(FLOAT32, 1, 4, FLOAT, 2, "float32", "<f4", "f", "F32")                    \
+    X(FLOAT16, 2, 2, FLOAT, 2, "float16", "<f2", "e", "F16")                    \
+    X(BFLOAT16, 3, 2, FLOAT, 4, "bfloat16", "<V2", NULL, "BF16")                \
+    X(FLOAT64, 4, 8, FLOAT, 2, "float64", "<f8", "d", "F64")                    \
+    X(INT8, 5, 1, INT, 0, "int8", "|i1", "b", "I8")                             \
+    X(INT32, 6, 4, INT, 0, "int32", "<i4", "i", "I32")                          \
+    X(INT64, 7, 8, INT, 0, "int64", "<i8", "l", "I64")                          \
+    X(UINT8, 8, 1, UINT, 1, "uint8", "|u1", "B", "U8")                          \
+    X(BOOL, 9, 1, BOOL, 6, "bool", "|b1", "?", "BOOL")                          \
     X(FLOAT8_E4M3FN, 10, 1, FLOAT, 10, "float8_e4m3fn", "|V1", NULL, "F8_E4M3") \
-    X(FLOAT8_E5M2, 11, 1, FLOAT, 12, "float8_e5m2", "|V1", NULL, "F8_E5M2")    \
-    X(INT16, 12, 2, INT, 0, "int16", "<i2", "h", "I16")                        \
-    X(UINT16, 13, 2, UINT, 1, "uint16", "<u2", "H", "U16")                     \
-    X(UINT32, 14, 4, UINT, 1, "uint32", "<u4", "I", "U32")                     \
-    X(UINT64, 15, 8, UINT, 1, "uint64", "<u8", "L", "U64")                     \
+    X(FLOAT8_E5M2, 11, 1, FLOAT, 12, "float8_e5m2", "|V1", NULL, "F8_E5M2")     \
+    X(INT16, 12, 2, INT, 0, "int16", "<i2", "h", "I16")                         \
+    X(UINT16, 13, 2, UINT, 1, "uint16", "<u2", "H", "U16")                      \
+    X(UINT32, 14, 4, UINT, 1, "uint32", "<u4", "I", "U32")                      \
+    X(UINT64, 15, 8, UINT, 1, "uint64", "<u8", "L", "U64")                      \
     X(COMPLEX64, 16, 8, COMPLEX, 5, "complex64", "<c8", "Zf", "C64")
 
 enum dyn_dtype {

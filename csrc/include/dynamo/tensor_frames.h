@@ -24,13 +24,13 @@ extern "C" {
 /* ---- frames ---------------------------------------------------------------------------------------------------- */
 #define DYN_TENSOR_HEAD 9 /* bytes before the payload */
 enum dyn_tensor_frame_type {
-    DYN_TENSOR_PROTO = 0x01,   /* a message of whoever speaks above */
-    DYN_TENSOR_END = 0x02,     /* empty */
-    DYN_TENSOR_CANCEL = 0x04,  /* UTF-8 reason */
-    DYN_TENSOR_CREDIT = 0x08,  /* u64 LE bytes */
+    DYN_TENSOR_PROTO = 0x01,  /* a message of whoever speaks above */
+    DYN_TENSOR_END = 0x02,    /* empty */
+    DYN_TENSOR_CANCEL = 0x04, /* UTF-8 reason */
+    DYN_TENSOR_CREDIT = 0x08, /* u64 LE bytes */
     DYN_TENSOR_META = 0x10,
     DYN_TENSOR_PAYLOAD = 0x11,
-    DYN_TENSOR_TOKENS = 0x20,  /* a token batch */
+    DYN_TENSOR_TOKENS = 0x20, /* a token batch */
 };
 typedef struct dyn_tensor_frame {
     uint8_t type;

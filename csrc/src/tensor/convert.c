@@ -76,16 +76,16 @@ size_t dyn__source_next(dyn__source *source, size_t most, void *scratch, const v
 }
 
 /* ---- in ---- */
-#define EACH(type, expression)                          \
-    do {                                                \
-        const type *v = from;                           \
+#define EACH(type, expression)                                    \
+    do {                                                          \
+        const type *v = from;                                     \
         for (size_t i = 0; i < count; i++) out[i] = (expression); \
-        return;                                         \
+        return;                                                   \
     } while (0)
-#define INTEGERS(make)                          \
-    case DYN_INT8: EACH(int8_t, make(v[i]));    \
-    case DYN_INT16: EACH(int16_t, make(v[i]));  \
-    case DYN_UINT8: EACH(uint8_t, make(v[i]));  \
+#define INTEGERS(make)                           \
+    case DYN_INT8: EACH(int8_t, make(v[i]));     \
+    case DYN_INT16: EACH(int16_t, make(v[i]));   \
+    case DYN_UINT8: EACH(uint8_t, make(v[i]));   \
     case DYN_UINT16: EACH(uint16_t, make(v[i])); \
     case DYN_BOOL: EACH(uint8_t, make((v[i] != 0)))
 
@@ -98,8 +98,7 @@ void dyn__to_f32(int dtype, const void *from, float *out, size_t count)
     case DYN_FLOAT8_E4M3FN: EACH(uint8_t, f32_of_e4m3(v[i]));
     case DYN_FLOAT8_E5M2: EACH(uint8_t, f32_of_e5m2(v[i]));
     case DYN_FLOAT64: EACH(double, (float)v[i]);
-    case DYN_COMPLEX64: EACH(float, v[2 * i]);
-    INTEGERS((float));
+    case DYN_COMPLEX64: EACH(float, v[2 * i]); INTEGERS((float));
     case DYN_INT32: EACH(int32_t, (float)v[i]);
     case DYN_UINT32: EACH(uint32_t, (float)v[i]);
     case DYN_INT64: EACH(int64_t, (float)v[i]);
@@ -125,8 +124,7 @@ void dyn__to_f64(int dtype, const void *from, double *out, size_t count)
     float scratch[256];
     switch (dtype) {
     case DYN_FLOAT64: memcpy(out, from, count * sizeof(double)); return;
-    case DYN_FLOAT32: EACH(float, (double)v[i]);
-    INTEGERS((double));
+    case DYN_FLOAT32: EACH(float, (double)v[i]); INTEGERS((double));
     case DYN_INT32: EACH(int32_t, (double)v[i]);
     case DYN_UINT32: EACH(uint32_t, (double)v[i]);
     case DYN_INT64: EACH(int64_t, (double)v[i]);
@@ -144,7 +142,7 @@ void dyn__to_f64(int dtype, const void *from, double *out, size_t count)
 void dyn__to_i64(int dtype, const void *from, int64_t *out, size_t count)
 {
     switch (dtype) {
-    INTEGERS((int64_t));
+        INTEGERS((int64_t));
     case DYN_INT32: EACH(int32_t, (int64_t)v[i]);
     case DYN_UINT32: EACH(uint32_t, (int64_t)v[i]);
     case DYN_INT64:
@@ -154,11 +152,11 @@ void dyn__to_i64(int dtype, const void *from, int64_t *out, size_t count)
 }
 
 /* ---- out ---- */
-#define STORE(type, expression)                                       \
-    do {                                                              \
-        type *to = out;                                               \
+#define STORE(type, expression)                                        \
+    do {                                                               \
+        type *to = out;                                                \
         for (size_t i = 0; i < count; i++) to[i] = (type)(expression); \
-        return;                                                       \
+        return;                                                        \
     } while (0)
 
 static void from_f32(int dtype, const float *v, void *out, size_t count)
@@ -275,7 +273,8 @@ int dyn_tensor_convert(const dyn_tensor *self, int dtype, void *out)
     size_t count;
     uint8_t *at = out;
     dyn__source_start(&source, self);
-    bool half = self->dtype == DYN_BFLOAT16 || self->dtype == DYN_FLOAT16, to_half = dtype == DYN_BFLOAT16 || dtype == DYN_FLOAT16;
+    bool half = self->dtype == DYN_BFLOAT16 || self->dtype == DYN_FLOAT16,
+         to_half = dtype == DYN_BFLOAT16 || dtype == DYN_FLOAT16;
     if (source.direct && half && dtype == DYN_FLOAT32) {
         dyn__to_f32(self->dtype, self->data, out, source.left);
         return DYN_OK;

@@ -97,8 +97,8 @@ int dyn_tensor_meta_read(const uint8_t *payload, size_t size, dyn_tensor_meta *o
     if (rc < 0) return rc;
     uint64_t stated = get_le(at + 2, 8);
     if (stated != 0 && stated != out->bytes)
-        return dyn__fail(DYN_EPROTO, "tensor metadata: states %llu bytes, its shape has %llu", (unsigned long long)stated,
-                         (unsigned long long)out->bytes);
+        return dyn__fail(DYN_EPROTO, "tensor metadata: states %llu bytes, its shape has %llu",
+                         (unsigned long long)stated, (unsigned long long)out->bytes);
     out->name_size = (size_t)get_le(at + 10, 2);
     out->name = out->name_size > 0 ? (const char *)at + 12 : NULL;
     if (fixed + out->name_size != size)

@@ -21,7 +21,6 @@ bool dyn__walk_next(dyn__walk *walk);
 /* Elements that lie `step` bytes apart, beside one another; no alignment is asked of `from`. */
 void dyn__gather(uint8_t *out, const uint8_t *from, int64_t step, size_t count, size_t size);
 
-
 /* The elements of any tensor in pieces that lie side by side and aligned:
  *
  *   dyn__source_start(&source, t);
@@ -39,7 +38,7 @@ void dyn__source_start(dyn__source *source, const dyn_tensor *t);
 size_t dyn__source_next(dyn__source *source, size_t most, void *scratch, const void **piece);
 
 /* Elements as wider numbers. The real part of complex64. */
-void dyn__to_f32(int dtype, const void *from, float *out, size_t count);      /* rounded once */
+void dyn__to_f32(int dtype, const void *from, float *out, size_t count);     /* rounded once */
 void dyn__to_f32_odd(int dtype, const void *from, float *out, size_t count); /* to be rounded again (narrow.h) */
 void dyn__to_f64(int dtype, const void *from, double *out, size_t count);
 void dyn__to_i64(int dtype, const void *from, int64_t *out, size_t count); /* of integers and bool; uint64 wraps */

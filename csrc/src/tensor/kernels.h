@@ -26,7 +26,7 @@ extern const dyn__kernels dyn__kernels_scalar, dyn__kernels_avx2, dyn__kernels_a
 /* The best that this machine has. */
 const dyn__kernels *dyn__kernels_pick(void);
 
-enum { DYN__STREAM_FROM = 8 << 20 /* bytes */ };
+enum { DYN__STREAM_FROM = 16 << 20 /* bytes */ };
 
 #ifdef DYN__KERNELS
 #include "tensor/narrow.h"
@@ -39,6 +39,7 @@ enum { LANES = 16, BLOCK = 512 /* elements that are summed straight */ };
 #if defined(__AVX512F__)
 #define WIDE 16
 typedef __m512 floats;
+typedef __m256i halves;
 #define LOAD_16(p) _mm256_loadu_si256((const __m256i *)(p))
 #define STORE_16(p, v) _mm256_storeu_si256((__m256i *)(p), v)
 #define STREAM_16(p, v) _mm256_stream_si256((__m256i *)(p), v)
@@ -61,6 +62,14 @@ static inline __m256i narrow_bf16(floats f)
     out = _mm512_mask_or_epi32(out, _mm512_cmp_ps_mask(f, f, _CMP_UNORD_Q), top, _mm512_set1_epi32(0x40));
     return _mm512_cvtepi32_epi16(out);
 }
+/* The bfloat16 is the upper half of each. */
+static inline __m512i rounded_up(floats f)
+{
+    __m512i u = _mm512_castps_si512(f);
+    __m512i up = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    __m512i out = _mm512_add_epi32(_mm512_add_epi32(u, up), _mm512_set1_epi32(0x7fff));
+    return _mm512_mask_or_epi32(out, _mm512_cmp_ps_mask(f, f, _CMP_UNORD_Q), u, _mm512_set1_epi32(0x400000));
+}
 static inline __m256i narrow_f16(floats f)
 {
     return _mm512_cvtps_ph(f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -68,6 +77,7 @@ static inline __m256i narrow_f16(floats f)
 #elif defined(__AVX2__)
 #define WIDE 8
 typedef __m256 floats;
+typedef __m128i halves;
 #define LOAD_16(p) _mm_loadu_si128((const __m128i *)(p))
 #define STORE_16(p, v) _mm_storeu_si128((__m128i *)(p), v)
 #define STREAM_16(p, v) _mm_stream_si128((__m128i *)(p), v)
@@ -99,31 +109,43 @@ static inline __m128i narrow_f16(floats f)
 
 /* Vectors where there are some, with stores past the caches where that pays; then one at a time. */
 #ifdef WIDE
-#define WIDEN(to)                                                                                     \
-    size_t i = 0;                                                                                           \
-    if (count * sizeof(*out) >= DYN__STREAM_FROM) {                                                              \
-        for (; (uintptr_t)(out + i) % sizeof(floats) != 0; i++) out[i] = f32_of_##to(from[i]);              \
-        for (; i + 2 * WIDE <= count; i += 2 * WIDE) {                                                      \
-            STREAM_32(out + i, widen_##to(LOAD_16(from + i)));                                              \
-            STREAM_32(out + i + WIDE, widen_##to(LOAD_16(from + i + WIDE)));                                \
-        }                                                                                                   \
-        _mm_sfence();                                                                                       \
-    } else {                                                                                                \
-        for (; i + WIDE <= count; i += WIDE) STORE_32(out + i, widen_##to(LOAD_16(from + i)));              \
-    }                                                                                                       \
+#define WIDEN(to)                                                                                              \
+    size_t i = 0;                                                                                              \
+    if (count * sizeof(*out) >= DYN__STREAM_FROM) {                                                            \
+        for (; (uintptr_t)(out + i) % sizeof(floats) != 0; i++) out[i] = f32_of_##to(from[i]);                 \
+        for (; i + 2 * WIDE <= count; i += 2 * WIDE) {                                                         \
+            STREAM_32(out + i, widen_##to(LOAD_16(from + i)));                                                 \
+            STREAM_32(out + i + WIDE, widen_##to(LOAD_16(from + i + WIDE)));                                   \
+        }                                                                                                      \
+        _mm_sfence();                                                                                          \
+    } else {                                                                                                   \
+        for (; i + 4 * WIDE <= count; i += 4 * WIDE) {                                                         \
+            floats a = widen_##to(LOAD_16(from + i)), b = widen_##to(LOAD_16(from + i + WIDE));                \
+            floats c = widen_##to(LOAD_16(from + i + 2 * WIDE)), d = widen_##to(LOAD_16(from + i + 3 * WIDE)); \
+            STORE_32(out + i, a), STORE_32(out + i + WIDE, b);                                                 \
+            STORE_32(out + i + 2 * WIDE, c), STORE_32(out + i + 3 * WIDE, d);                                  \
+        }                                                                                                      \
+        for (; i + WIDE <= count; i += WIDE) STORE_32(out + i, widen_##to(LOAD_16(from + i)));                 \
+    }                                                                                                          \
     for (; i < count; i++) out[i] = f32_of_##to(from[i])
-#define NARROW(to)                                                                                          \
-    size_t i = 0;                                                                                           \
+#define NARROW(to)                                                                                               \
+    size_t i = 0;                                                                                                \
     if (count * sizeof(*out) >= DYN__STREAM_FROM) {                                                              \
-        for (; (uintptr_t)(out + i) % (sizeof(floats) / 2) != 0; i++) out[i] = to##_of_f32(from[i]);        \
-        for (; i + 2 * WIDE <= count; i += 2 * WIDE) {                                                      \
-            STREAM_16(out + i, narrow_##to(LOAD_32(from + i)));                                             \
-            STREAM_16(out + i + WIDE, narrow_##to(LOAD_32(from + i + WIDE)));                               \
-        }                                                                                                   \
-        _mm_sfence();                                                                                       \
-    } else {                                                                                                \
-        for (; i + WIDE <= count; i += WIDE) STORE_16(out + i, narrow_##to(LOAD_32(from + i)));             \
-    }                                                                                                       \
+        for (; (uintptr_t)(out + i) % (sizeof(floats) / 2) != 0; i++) out[i] = to##_of_f32(from[i]);             \
+        for (; i + 2 * WIDE <= count; i += 2 * WIDE) {                                                           \
+            STREAM_16(out + i, narrow_##to(LOAD_32(from + i)));                                                  \
+            STREAM_16(out + i + WIDE, narrow_##to(LOAD_32(from + i + WIDE)));                                    \
+        }                                                                                                        \
+        _mm_sfence();                                                                                            \
+    } else {                                                                                                     \
+        for (; i + 4 * WIDE <= count; i += 4 * WIDE) {                                                           \
+            halves a = narrow_##to(LOAD_32(from + i)), b = narrow_##to(LOAD_32(from + i + WIDE));                \
+            halves c = narrow_##to(LOAD_32(from + i + 2 * WIDE)), d = narrow_##to(LOAD_32(from + i + 3 * WIDE)); \
+            STORE_16(out + i, a), STORE_16(out + i + WIDE, b);                                                   \
+            STORE_16(out + i + 2 * WIDE, c), STORE_16(out + i + 3 * WIDE, d);                                    \
+        }                                                                                                        \
+        for (; i + WIDE <= count; i += WIDE) STORE_16(out + i, narrow_##to(LOAD_32(from + i)));                  \
+    }                                                                                                            \
     for (; i < count; i++) out[i] = to##_of_f32(from[i])
 #else
 #define WIDEN(to) \
@@ -142,6 +164,19 @@ static void f32_from_f16(float *out, const uint16_t *from, size_t count)
 }
 static void bf16_from_f32(uint16_t *out, const float *from, size_t count)
 {
+#if defined(__AVX512BW__)
+    /* 32 at a time while that fits the caches: one permutation takes the upper halves of two vectors. */
+    if (count * sizeof(*out) < DYN__STREAM_FROM) {
+        size_t whole = count / 32 * 32;
+        static const uint16_t odd[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                         33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+        const __m512i upper = _mm512_loadu_si512(odd);
+        for (size_t i = 0; i < whole; i += 32)
+            _mm512_storeu_si512(out + i, _mm512_permutex2var_epi16(rounded_up(LOAD_32(from + i)), upper,
+                                                                   rounded_up(LOAD_32(from + i + WIDE))));
+        from += whole, out += whole, count -= whole;
+    }
+#endif
     NARROW(bf16);
 }
 static void f16_from_f32(uint16_t *out, const float *from, size_t count)
@@ -248,8 +283,15 @@ static void bounds_f32(const float *from, size_t count, float *least, float *mos
 #define QUOTED(text) #text
 #define NAMED(table) QUOTED(table)
 const dyn__kernels DYN__KERNELS = {
-    NAMED(DYN__KERNELS_ISA), f32_from_bf16, f32_from_f16, bf16_from_f32, f16_from_f32,
-    sum_f32,                 sum_f64,       dot_f32,      bounds_f32,
+    NAMED(DYN__KERNELS_ISA),
+    f32_from_bf16,
+    f32_from_f16,
+    bf16_from_f32,
+    f16_from_f32,
+    sum_f32,
+    sum_f64,
+    dot_f32,
+    bounds_f32,
 };
 #endif
 #endif

@@ -63,7 +63,8 @@ static inline uint16_t bf16_of_f32(float f)
  * `bias`; too large ones come out above the largest finite code. */
 static inline uint32_t rounded(uint32_t a, uint32_t fraction, uint32_t bias)
 {
-    uint32_t cut = 23 - fraction, least = 128 - bias, exponent = a >> 23; /* least: of normal numbers, as float32 has it */
+    uint32_t cut = 23 - fraction, least = 128 - bias,
+             exponent = a >> 23; /* least: of normal numbers, as float32 has it */
     if (exponent >= least) return (a + (1u << (cut - 1)) - 1 + (a >> cut & 1) - ((127 - bias) << 23)) >> cut;
     uint32_t shift = cut + least - exponent;
     if (shift > 24) return 0;

@@ -81,7 +81,8 @@ static int check_head(dyn_tensor_reader *self)
     const uint8_t *h = self->head;
     uint32_t size = (uint32_t)h[5] << 24 | (uint32_t)h[6] << 16 | (uint32_t)h[7] << 8 | h[8];
     if ((h[1] | h[2] | h[3] | h[4]) != 0)
-        return dyn__fail(DYN_EPROTO, "reserved bytes %02x %02x %02x %02x of a frame: must be 0", h[1], h[2], h[3], h[4]);
+        return dyn__fail(DYN_EPROTO, "reserved bytes %02x %02x %02x %02x of a frame: must be 0", h[1], h[2], h[3],
+                         h[4]);
     switch (h[0]) {
     case DYN_TENSOR_END:
         if (size != 0) return dyn__fail(DYN_EPROTO, "an END frame of %u bytes: must be empty", size);
@@ -96,7 +97,8 @@ static int check_head(dyn_tensor_reader *self)
     case DYN_TENSOR_PAYLOAD:
         if (size > self->meta.bytes - self->filled)
             return dyn__fail(DYN_EPROTO, "%u bytes of payload: the tensor of %llu bytes lacks %llu", size,
-                             (unsigned long long)self->meta.bytes, (unsigned long long)(self->meta.bytes - self->filled));
+                             (unsigned long long)self->meta.bytes,
+                             (unsigned long long)(self->meta.bytes - self->filled));
         break;
     default:
         if (size > self->limits.message)
@@ -192,8 +194,8 @@ int dyn_tensor_reader_feed(dyn_tensor_reader *self, const uint8_t *bytes, size_t
         if (self->head_size < DYN_TENSOR_HEAD) {
             if (at == end) break;
             self->head[self->head_size++] = *at++;
-            if (self->head_size == 1 && ((rc = dyn__tensor_type_check(self->head[0])) < 0 ||
-                                         (rc = check_place(self, self->head[0])) < 0))
+            if (self->head_size == 1 &&
+                ((rc = dyn__tensor_type_check(self->head[0])) < 0 || (rc = check_place(self, self->head[0])) < 0))
                 return breaks(self, rc);
             if (self->head_size < DYN_TENSOR_HEAD) continue;
             if ((rc = check_head(self)) < 0) return breaks(self, rc);

@@ -181,9 +181,10 @@ int dyn_tensor_dot(const dyn_tensor *self, const dyn_tensor *other, dyn_number *
             dyn__to_i64(self->dtype, p, wide[0].i64, count);
             dyn__to_i64(self->dtype, q, wide[1].i64, count);
             for (size_t i = 0; i < count; i++) /* 2^63 products of 2^126 could wrap: modulo 2^128 then */
-                integer = (wide_int)((unsigned __int128)integer +
-                                     (way == AS_U64 ? (unsigned __int128)(uint64_t)wide[0].i64[i] * (uint64_t)wide[1].i64[i]
-                                                    : (unsigned __int128)((wide_int)wide[0].i64[i] * wide[1].i64[i])));
+                integer =
+                    (wide_int)((unsigned __int128)integer +
+                               (way == AS_U64 ? (unsigned __int128)(uint64_t)wide[0].i64[i] * (uint64_t)wide[1].i64[i]
+                                              : (unsigned __int128)((wide_int)wide[0].i64[i] * wide[1].i64[i])));
         }
     }
     if (way == AS_COMPLEX)
@@ -198,15 +199,16 @@ int dyn_tensor_dot(const dyn_tensor *self, const dyn_tensor *other, dyn_number *
 static int check_order(const dyn_tensor *self)
 {
     if (self->dtype == DYN_COMPLEX64) return dyn__fail(DYN_EINVAL, "complex64 has no order");
-    if (dyn_tensor_count(self) == 0) return dyn__fail(DYN_EINVAL, "a tensor without elements has no smallest or largest");
+    if (dyn_tensor_count(self) == 0)
+        return dyn__fail(DYN_EINVAL, "a tensor without elements has no smallest or largest");
     return DYN_OK;
 }
 
-#define BOUNDS(type, low, high)                         \
-    for (size_t i = 0; i < count; i++) {                \
-        type v = ((const type *)piece)[i];              \
-        low = v < low ? v : low;                        \
-        high = v > high ? v : high;                     \
+#define BOUNDS(type, low, high)            \
+    for (size_t i = 0; i < count; i++) {   \
+        type v = ((const type *)piece)[i]; \
+        low = v < low ? v : low;           \
+        high = v > high ? v : high;        \
     }
 
 int dyn_tensor_bounds(const dyn_tensor *self, dyn_number *least, dyn_number *most)
@@ -252,18 +254,18 @@ int dyn_tensor_bounds(const dyn_tensor *self, dyn_number *least, dyn_number *mos
     return DYN_OK;
 }
 
-#define ARGUMENT(type, better)                                            \
-    for (size_t i = 0; i < count; i++) {                                  \
-        type v = ((const type *)piece)[i];                                \
-        if (first || (better) || (v != v)) {                              \
-            best.as_##type = v, *index = at + i, first = false;           \
-            if (v != v) return DYN_OK; /* the first NaN is the answer */  \
-        }                                                                 \
+#define ARGUMENT(type, better)                                           \
+    for (size_t i = 0; i < count; i++) {                                 \
+        type v = ((const type *)piece)[i];                               \
+        if (first || (better) || (v != v)) {                             \
+            best.as_##type = v, *index = at + i, first = false;          \
+            if (v != v) return DYN_OK; /* the first NaN is the answer */ \
+        }                                                                \
     }
-#define ARGUMENTS(type)                                       \
-    if (largest)                                              \
-        ARGUMENT(type, v > best.as_##type)                    \
-    else                                                      \
+#define ARGUMENTS(type)                    \
+    if (largest)                           \
+        ARGUMENT(type, v > best.as_##type) \
+    else                                   \
         ARGUMENT(type, v < best.as_##type)
 
 static int argument(const dyn_tensor *self, bool largest, uint64_t *index)

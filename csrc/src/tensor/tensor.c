@@ -105,7 +105,7 @@ bool dyn__walk_next(dyn__walk *walk)
     return false;
 }
 
-#define ROW(type)                                                                                     \
+#define ROW(type) \
     for (size_t i = 0; i < count; i++) memcpy(out + i * sizeof(type), from + (int64_t)i * step, sizeof(type))
 void dyn__gather(uint8_t *out, const uint8_t *from, int64_t step, size_t count, size_t size)
 {
