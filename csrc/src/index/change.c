@@ -87,6 +87,25 @@ void dyn__touch(dyn_index *self, uint32_t id)
     if ((DYN__GET(*used) & bit) == 0) atomic_fetch_or_explicit(used, bit, memory_order_relaxed);
 }
 
+/* Places and hashes of the next blocks, with their lines on the way. */
+typedef struct window {
+    uint64_t place[WINDOW], place_hash[WINDOW], name_hash[WINDOW];
+} window;
+
+static uint64_t look_ahead(const dyn_index *self, uint64_t place, const uint64_t *tokens, const uint64_t *names,
+                           size_t count, window *w)
+{
+    for (size_t i = 0; i < count && i < WINDOW; i++) {
+        w->place[i] = place = dyn__place_mix(&self->keys, place) ^ tokens[i];
+        w->place_hash[i] = dyn__place_hash(&self->keys, place);
+        dyn__prefetch_line(&self->places, w->place_hash[i]);
+        if (names == NULL) continue;
+        w->name_hash[i] = dyn__name_hash(&self->keys, names[i]);
+        dyn__prefetch_line(&self->names, w->name_hash[i]);
+    }
+    return place;
+}
+
 /* Store below `parent`, from there on new blocks only have new blocks below them. */
 int dyn__store(dyn_index *self, uint32_t slot, uint32_t parent, const uint64_t *names, const uint64_t *tokens,
                size_t count, uint32_t *last)
@@ -94,17 +113,18 @@ int dyn__store(dyn_index *self, uint32_t slot, uint32_t parent, const uint64_t *
     int rc;
     bool fresh = false;
     uint32_t memo[2] = {0, 0}, id;
-    uint64_t place = parent == 0 ? self->keys.root : dyn__entry_of(self, parent)->place, places[WINDOW], hashes[WINDOW];
+    window two[2];
+    uint64_t place = parent == 0 ? self->keys.root : dyn__entry_of(self, parent)->place;
 
     *last = parent;
+    place = look_ahead(self, place, tokens, names, count, &two[0]);
     for (size_t start = 0; start < count; start += WINDOW) {
-        size_t n = count - start < WINDOW ? count - start : WINDOW;
-        for (size_t i = 0; i < n; i++) {
-            places[i] = place = dyn__place_mix(&self->keys, place) ^ tokens[start + i];
-            hashes[i] = dyn__place_hash(&self->keys, place);
-            dyn__prefetch_place(self, hashes[i]);
-            if (names != NULL) dyn__prefetch_name(self, names[start + i]);
-        }
+        const window *now = &two[start / WINDOW % 2];
+        const uint64_t *places = now->place, *hashes = now->place_hash;
+        size_t n = count - start < WINDOW ? count - start : WINDOW, more = count - start - n, made;
+        if (more > 0)
+            place = look_ahead(self, place, tokens + start + n, names == NULL ? NULL : names + start + n, more,
+                               &two[start / WINDOW % 2 ^ 1]);
         for (size_t i = 0; i < n && n > 1 && !fresh; i++) {
             uint32_t guess = dyn__guess(&self->places, hashes[i]);
             if (guess == 0) break; /* as good as always what follows is new, too */
@@ -113,6 +133,15 @@ int dyn__store(dyn_index *self, uint32_t slot, uint32_t parent, const uint64_t *
         for (size_t i = 0; i < n; i++) {
             uint64_t name = names == NULL ? 0 : names[start + i];
             id = fresh ? 0 : dyn__at_place(self, places[i], hashes[i]);
+            if (id == 0 && names != NULL && !self->bounded && self->others.used == 0) {
+                const dyn__run run = {places + i, hashes + i, names + start + i, now->name_hash + i};
+                rc = dyn__entries_append(self, slot, &run, n - i, last, &made);
+                fresh |= made > 0;
+                i += made;
+                if (rc < 0) return rc;
+                if (i == n) break;
+                name = names[start + i]; /* which is the name of another block */
+            }
             if (id == 0) {
                 if (self->bounded) {
                     if ((rc = dyn__make_room(self, *last)) < 0) return rc;
@@ -154,7 +183,7 @@ int dyn_index_stored(dyn_index *self, uint64_t worker, uint32_t dp_rank, const u
 
     pthread_mutex_lock(&self->lock);
     if (parent != NULL) {
-        if (count > 0) dyn__prefetch_name(self, block_hashes[0]);
+        if (count > 0) dyn__prefetch_line(&self->names, dyn__name_hash(&self->keys, block_hashes[0]));
         slot = dyn__slot_find(self, worker, dp_rank);
         above = slot == 0 ? 0 : dyn__named(self, slot - 1, *parent, false);
         if (above == 0)
@@ -183,6 +212,11 @@ static int remove_run(dyn_index *self, uint32_t id, uint32_t slot)
 {
     int rc;
     uint32_t memo[2] = {0, 0}, last = id, next;
+    if (DYN__LIKELY((*dyn__child_of(self, id) & DYN__ID_MASK) == 0)) { /* an end: they mostly go first */
+        if ((rc = dyn__drop(self, id, slot, memo)) < 0) return rc;
+        dyn__entry_release(self, id);
+        return DYN_OK;
+    }
     for (;; last = next) { /* to the last block of the run that the worker holds */
         uint32_t child = *dyn__child_of(self, last);
         next = child & DYN__ID_MASK;
@@ -205,12 +239,13 @@ static int remove_run(dyn_index *self, uint32_t id, uint32_t slot)
 }
 
 /* Three rounds, each on what the one before asked for: the lines of the names, the entries, the lines of their places. */
-static void prefetch_named(const dyn_index *self, const uint64_t *names, size_t count)
+static void guess_named(const dyn_index *self, const uint64_t *names, size_t count, uint32_t guess[WINDOW])
 {
-    uint32_t guess[WINDOW];
-    for (size_t i = 0; i < count; i++) dyn__prefetch_name(self, names[i]);
+    uint64_t hash[WINDOW];
+    for (size_t i = 0; i < count; i++)
+        dyn__prefetch_line(&self->names, hash[i] = dyn__name_hash(&self->keys, names[i]));
     for (size_t i = 0; i < count; i++) {
-        guess[i] = dyn__guess(&self->names, dyn__name_hash(&self->keys, names[i]));
+        guess[i] = dyn__guess(&self->names, hash[i]);
         if (guess[i] != 0) dyn__prefetch_entry(self, guess[i]);
     }
     for (size_t i = 0; i < count; i++)
@@ -218,14 +253,28 @@ static void prefetch_named(const dyn_index *self, const uint64_t *names, size_t 
             dyn__prefetch_place(self, dyn__place_hash(&self->keys, dyn__entry_of(self, guess[i])->place));
 }
 
+/* Is a guess right? It was made before other blocks of the window went, and perhaps this one with them. */
+static bool means(const dyn_index *self, uint32_t slot, uint64_t name, uint32_t id)
+{
+    if (id == 0 || self->others.used > 0 || self->aliases_of.used > 0) return false;
+    const dyn__entry *entry = dyn__entry_of(self, id);
+    return entry->name == name && ((entry->child & DYN__UNNAMED) | (DYN__GET(entry->parent) & DYN__FREE)) == 0 &&
+           dyn__set_has(self, DYN__GET(entry->set), slot);
+}
+
 int dyn_index_removed(dyn_index *self, uint64_t worker, uint32_t dp_rank, const uint64_t *block_hashes, size_t count)
 {
     int rc = DYN_OK;
+    uint32_t guess[WINDOW];
     pthread_mutex_lock(&self->lock);
     uint32_t slot = dyn__slot_find(self, worker, dp_rank);
     for (size_t i = 0; i < count; i++) {
-        if (i % WINDOW == 0) prefetch_named(self, block_hashes + i, count - i < WINDOW ? count - i : WINDOW);
-        uint32_t id = slot == 0 ? 0 : dyn__named(self, slot - 1, block_hashes[i], true);
+        if (i % WINDOW == 0) guess_named(self, block_hashes + i, count - i < WINDOW ? count - i : WINDOW, guess);
+        uint32_t id = guess[i % WINDOW];
+        if (slot == 0)
+            id = 0;
+        else if (!means(self, slot - 1, block_hashes[i], id))
+            id = dyn__named(self, slot - 1, block_hashes[i], true);
         if (id != 0) {
             int failed = remove_run(self, id, slot - 1);
             if (failed < 0) {

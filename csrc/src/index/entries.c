@@ -9,10 +9,16 @@ static int take_id(dyn_index *self, uint32_t *out)
     uint32_t id = self->free_id;
     if (id != 0) {
         self->free_id = (uint32_t)*dyn__name_of(self, id);
+        if (self->free_id != 0) dyn__prefetch_entry(self, self->free_id);
         *out = id;
         return DYN_OK;
     }
     id = self->next_id;
+    if (id % DYN__CHUNK != 0 && id > 1) { /* its chunk is there */
+        self->next_id++;
+        *out = id;
+        return DYN_OK;
+    }
     if (id > DYN__ID_MASK) return dyn__fail(DYN_ELIMIT, "%u blocks: an index has no more numbers", id);
     dyn__leaf *leaf = DYN__GET(self->top[id >> (DYN__CHUNK_BITS + DYN__LEAF_BITS)]);
     if (leaf == NULL) {
@@ -115,7 +121,7 @@ int dyn__entry_make(dyn_index *self, uint32_t parent, uint64_t place, uint64_t p
     if (named) {
         name_hash = dyn__name_hash(&self->keys, name);
         if ((rc = dyn__lines_reserve(self, DYN__NAMES, name_hash, &names)) < 0) return rc;
-        named = dyn__named_in(self, names, name, name_hash) == 0;
+        named = dyn__seek(self, names, DYN__NAMES, name, name_hash) == 0;
     }
     if ((rc = take_id(self, &id)) < 0) return rc;
     dyn__entry *entry = dyn__entry_of(self, id);
@@ -136,6 +142,64 @@ int dyn__entry_make(dyn_index *self, uint32_t parent, uint64_t place, uint64_t p
     DYN__ADD(self->blocks, 1);
     *out = id;
     return DYN_OK;
+}
+
+/* Give the entry this name, unless a block has it. */
+static inline bool put_name(dyn_index *self, dyn__segment *names, uint64_t name, uint64_t hash, uint32_t id)
+{
+    dyn__line *line = &names->at[dyn__home(names, hash)];
+    uint64_t low = DYN__GET(line->tags[0]), high = DYN__GET(line->tags[1]);
+    uint8_t tag = dyn__tag(hash);
+    if ((dyn__match_of(low, high, tag) != 0 || dyn__passed(high) != 0) &&
+        dyn__seek(self, names, DYN__NAMES, name, hash) != 0)
+        return false;
+    uint32_t word = id | dyn__next_bits(names, hash);
+    names->used++;
+    if (DYN__UNLIKELY(!dyn__line_put(line, low, high, tag, word))) dyn__lines_pass(names, line, tag, word);
+    return true;
+}
+
+int dyn__entries_append(dyn_index *self, uint32_t slot, const dyn__run *run, size_t count, uint32_t *last, size_t *made)
+{
+    int rc = DYN_OK;
+    size_t i;
+    uint32_t above = *last, id = 0;
+    dyn__entry *over = NULL; /* the entry above, where it is one of these */
+    for (i = 0; i < count; i++) {
+        dyn__segment *places, *names;
+        bool edge = false;
+        if ((rc = dyn__lines_reserve(self, DYN__PLACES, run->place_hash[i], &places)) < 0 ||
+            (rc = dyn__lines_reserve(self, DYN__NAMES, run->name_hash[i], &names)) < 0)
+            break;
+        if ((rc = take_id(self, &id)) < 0) break;
+        if (DYN__UNLIKELY(!put_name(self, names, run->name[i], run->name_hash[i], id))) {
+            give_id(self, id);
+            break;
+        }
+        dyn__entry *entry = dyn__entry_of(self, id);
+        entry->child = 0;
+        if (over != NULL) {
+            over->child |= id; /* which may be LINKED itself */
+        } else if ((rc = link_child(self, above, id, &edge)) < 0) {
+            dyn__lines_erase(self, DYN__NAMES, run->name_hash[i], id);
+            give_id(self, id);
+            break;
+        }
+        entry->place = run->place[i];
+        entry->name = run->name[i];
+        DYN__SET(entry->set, slot + 1);
+        DYN__SET(entry->parent, above | (edge ? DYN__EDGE : 0));
+        dyn__lines_insert(places, run->place_hash[i], id); /* from here on readers see it */
+        over = entry;
+        above = id;
+    }
+    dyn__worker *worker = dyn__worker_of(self, slot);
+    DYN__ADD(worker->held, i);
+    DYN__ADD(self->worker_blocks, i);
+    DYN__ADD(self->blocks, i);
+    *last = above;
+    *made = i;
+    return rc;
 }
 
 void dyn__entry_release(dyn_index *self, uint32_t id)
@@ -181,13 +245,17 @@ int dyn__drop(dyn_index *self, uint32_t id, uint32_t slot, uint32_t memo[2])
     int rc;
     dyn__entry *entry = dyn__entry_of(self, id);
     uint32_t old = DYN__GET(entry->set), new = memo[1];
-    if (memo[0] != old || memo[0] == 0) {
-        if ((rc = dyn__set_remove(self, old, slot, &new)) < 0) return rc;
-        memo[0] = old, memo[1] = new;
+    if (DYN__LIKELY((old & DYN__MANY) == 0)) { /* nobody else has it */
+        DYN__SET_RELEASE(entry->set, 0);
+    } else {
+        if (memo[0] != old) {
+            if ((rc = dyn__set_remove(self, old, slot, &new)) < 0) return rc;
+            memo[0] = old, memo[1] = new;
+        }
+        dyn__set_ref(self, new);
+        DYN__SET_RELEASE(entry->set, new);
+        dyn__set_unref(self, old);
     }
-    dyn__set_ref(self, new);
-    DYN__SET_RELEASE(entry->set, new);
-    dyn__set_unref(self, old);
     dyn__worker *worker = dyn__worker_of(self, slot);
     DYN__SUB(worker->held, 1);
     DYN__SUB(self->worker_blocks, 1);

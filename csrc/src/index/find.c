@@ -22,13 +22,18 @@ typedef struct finder {
     uint64_t active[DYN__SET_WORDS];
 } finder;
 
-static void emit(finder *f, uint32_t slot, size_t blocks)
+_Static_assert(DYN__WORKER_CHUNK == 64, "a word of a set is a chunk of workers");
+
+static void emit(finder *f, uint32_t word, uint64_t gone, size_t blocks)
 {
-    if (f->found < f->room) {
-        const dyn__worker *worker = dyn__worker_of(f->self, slot);
-        f->out[f->found] = (dyn_overlap){worker->id, worker->dp_rank, (uint32_t)blocks, DYN__GET(worker->held)};
+    const dyn__worker *workers = DYN__GET_ACQUIRE(f->self->workers[word])->at;
+    dyn_overlap *to = f->out + f->found, *end = f->out + f->room;
+    f->found += (size_t)__builtin_popcountll(gone);
+    f->deepest = blocks;
+    for (; gone != 0 && to < end; gone &= gone - 1, to++) {
+        const dyn__worker *worker = &workers[__builtin_ctzll(gone)];
+        *to = (dyn_overlap){worker->id, worker->dp_rank, (uint32_t)blocks, DYN__GET(worker->held)};
     }
-    f->found++;
 }
 
 static void start(finder *f, uint32_t set)
@@ -62,10 +67,8 @@ static bool step(finder *f, size_t position, uint32_t set)
     for (uint32_t i = 0; i < f->words; i++) {
         uint32_t at = f->first + i - first; /* wraps below first */
         uint64_t stay = at < words ? bits[at] : 0;
-        for (uint64_t gone = f->active[i] & ~stay; gone != 0; gone &= gone - 1) {
-            emit(f, (f->first + i) * 64 + (uint32_t)__builtin_ctzll(gone), position);
-            f->deepest = position;
-        }
+        uint64_t gone = f->active[i] & ~stay;
+        if (gone != 0) emit(f, f->first + i, gone, position);
         any |= f->active[i] &= stay;
     }
     return any != 0;
@@ -95,6 +98,7 @@ static void gallop(finder *f, const uint64_t *tokens, size_t count, uint64_t pla
         n = base == 1 ? FIRST - 1 : STRIDE;
         if (n > count - base) n = count - base;
         for (size_t i = 0; i < n; i++) places[i] = place = dyn__place_mix(&self->keys, place) ^ tokens[base + i];
+        if (n > 2) dyn__prefetch_place(self, dyn__place_hash(&self->keys, places[(n - 2) / 2])); /* perhaps the next */
         if (!resolve(f, places, base, -1, f->set, (int)n - 1, probe(f, place))) return;
     }
     step(f, count, 0);

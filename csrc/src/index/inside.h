@@ -24,6 +24,9 @@
 #define DYN_SRC_INDEX_INSIDE_H
 
 #include <pthread.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #include "common/common.h"
 #include "dynamo/index.h"
@@ -41,21 +44,21 @@ typedef struct dyn__retired {
 /* ---- a table from 64-bit hashes to entry ids: lines of 12, one cache line each */
 enum { DYN__LINE = 12 };
 typedef struct dyn__line {
-    _Atomic uint64_t tags_low;      /* tags of ids 0..7; 0 is an empty place */
-    _Atomic uint32_t tags_high;     /* tags of ids 8..11 */
-    _Atomic uint32_t passed;        /* how many ids that belong here or before are in a later line */
+    _Atomic uint64_t tags[2]; /* a byte for each id, 0 is an empty place; above 12 bytes: dyn__passed */
     _Atomic uint32_t id[DYN__LINE]; /* and in the upper 3 bits the next bits of its hash: see dyn__next_bits */
 } dyn__line;
+#define DYN__ONE_PASSED (UINT64_C(1) << 32) /* in tags[1] */
 typedef struct dyn__segment {
     dyn__retired retired;
-    uint32_t lines, used, depth; /* depth: how many leading bits of the hash its ids have in common */
-    char pad[36];
+    uint32_t lines, used, limit; /* grows when limit are used */
+    uint32_t depth, next;        /* how many leading bits of the hash its ids have in common; see dyn__next_bits */
+    char pad[28];
     dyn__line at[];
 } dyn__segment;
 _Static_assert(sizeof(dyn__line) == 64 && sizeof(dyn__segment) == 64, "a line is a cache line");
 typedef struct dyn__directory {
     dyn__retired retired;
-    uint32_t bits;
+    uint32_t bits, shift; /* hash >> 1 >> shift is a number of so many bits */
     _Atomic(dyn__segment *) at[]; /* by the leading bits of the hash; a segment of less depth stands at several */
 } dyn__directory;
 typedef _Atomic(dyn__directory *) dyn__lines; /* NULL: empty */
@@ -204,7 +207,7 @@ void dyn__limbo_tend(dyn_index *self);  /* at the end of a change */
 /* table.c */
 typedef enum { DYN__PLACES, DYN__NAMES } dyn__which;
 int dyn__lines_grow(dyn_index *self, dyn__which which, uint64_t hash);
-void dyn__lines_insert(dyn__segment *segment, uint64_t hash, uint32_t id); /* of dyn__lines_reserve() */
+void dyn__lines_pass(dyn__segment *segment, dyn__line *full, uint8_t tag, uint32_t word); /* to a later line */
 void dyn__lines_erase(dyn_index *self, dyn__which which, uint64_t hash, uint32_t id);
 void dyn__lines_free(dyn_index *self, dyn__which which);
 
@@ -227,9 +230,18 @@ uint32_t dyn__slot_find(dyn_index *self, uint64_t worker, uint32_t dp_rank); /* 
 int dyn__slot_make(dyn_index *self, uint64_t worker, uint32_t dp_rank, uint32_t *slot);
 void dyn__slot_forget(dyn_index *self, uint32_t slot);
 
+/* Blocks one below the other and what is computed from them. */
+typedef struct dyn__run {
+    const uint64_t *place, *place_hash, *name, *name_hash;
+} dyn__run;
+
 /* entries.c */
 int dyn__entry_make(dyn_index *self, uint32_t parent, uint64_t place, uint64_t place_hash, uint64_t name, uint32_t slot,
                     uint32_t *out);
+/* New blocks one below the other, the first below *last, all of names that nobody had: as far as that is so and memory
+ * goes. For an index without a bound, with names. */
+int dyn__entries_append(dyn_index *self, uint32_t slot, const dyn__run *run, size_t count, uint32_t *last,
+                        size_t *made);
 void dyn__entry_release(dyn_index *self,
                         uint32_t id); /* free it if nobody holds it and nothing hangs below, and so on upwards */
 int dyn__hold(dyn_index *self, uint32_t id, uint32_t slot, uint32_t memo[2]);
@@ -246,7 +258,6 @@ void dyn__touch(dyn_index *self, uint32_t id); /* the clock hand shall pass it b
 /* names.c */
 uint32_t dyn__named(const dyn_index *self, uint32_t slot, uint64_t name, bool to_remove); /* entry or 0 */
 uint32_t dyn__first_named(const dyn_index *self, uint64_t name);
-uint32_t dyn__named_in(const dyn_index *self, const dyn__segment *segment, uint64_t name, uint64_t hash);
 int dyn__name_stored(dyn_index *self, uint32_t id, uint32_t slot, uint64_t name, bool joined);
 void dyn__name_dropped(dyn_index *self, uint32_t id, uint32_t slot);
 
@@ -335,7 +346,7 @@ static inline bool dyn__set_has(const dyn_index *self, uint32_t set, uint32_t sl
 /* A hash: leading bits choose the segment, bits 8..39 the line, the low byte is the tag, but not 0. */
 static inline uint32_t dyn__number(const dyn__directory *directory, uint64_t hash)
 {
-    return (uint32_t)(hash >> 1 >> (63 - directory->bits));
+    return (uint32_t)(hash >> 1 >> directory->shift);
 }
 static inline dyn__segment *dyn__segment_of(const dyn__lines *table, uint64_t hash)
 {
@@ -348,64 +359,58 @@ static inline uint32_t dyn__home(const dyn__segment *segment, uint64_t hash)
 }
 static inline uint8_t dyn__tag(uint64_t hash)
 {
-    return (uint8_t)hash ? (uint8_t)hash : 1;
+    return (uint8_t)((uint8_t)hash + ((uint8_t)hash == 0));
 }
-/* High bit of each byte that is 0; exact, so that the id of an empty place is never looked at. */
-static inline uint64_t dyn__zero_bytes(uint64_t x)
+/* The places of a line whose tag this is, a bit for each. Exact, so that the id of an empty place is never looked at. */
+typedef uint32_t dyn__match;
+static inline dyn__match dyn__match_scalar(uint64_t low, uint64_t high, uint8_t tag)
 {
-    const uint64_t low7 = UINT64_C(0x7f7f7f7f7f7f7f7f);
-    return ~(((x & low7) + low7) | x | low7);
+    const uint64_t low7 = UINT64_C(0x7f7f7f7f7f7f7f7f), ones = UINT64_C(0x0101010101010101);
+    uint64_t a = low ^ tag * ones, b = high ^ tag * ones;
+    a = ~(((a & low7) + low7) | a | low7) >> 7; /* 1 in each byte that is 0 */
+    b = ~(((b & low7) + low7) | b | low7) >> 7;
+    const uint64_t gather = UINT64_C(0x0102040810204080);
+    return (dyn__match)(a * gather >> 56 | (b * gather >> 56 & 0xf) << 8);
 }
-static inline uint32_t dyn__zero_bytes4(uint32_t x)
+static inline dyn__match dyn__match_of(uint64_t low, uint64_t high, uint8_t tag)
 {
-    const uint32_t low7 = UINT32_C(0x7f7f7f7f);
-    return ~(((x & low7) + low7) | x | low7);
+#ifdef __SSE2__
+    __m128i tags = _mm_set_epi64x((long long)high, (long long)low);
+    return (dyn__match)_mm_movemask_epi8(_mm_cmpeq_epi8(tags, _mm_set1_epi8((char)tag))) & 0xfff;
+#else
+    return dyn__match_scalar(low, high, tag);
+#endif
+}
+/* Take the next place out of a match that is not 0. */
+static inline uint32_t dyn__match_next(dyn__match *match)
+{
+    uint32_t at = (uint32_t)__builtin_ctz(*match);
+    *match &= *match - 1;
+    return at;
+}
+/* How many ids that belong to this line or to one before are in a later line. */
+static inline uint32_t dyn__passed(uint64_t high)
+{
+    return (uint32_t)(high >> 32);
 }
 /* The bits of a hash that the next splits of a segment of this depth look at: so that a split need not read entries. */
 enum { DYN__NEXT_BITS = 3, DYN__NEXT_SHIFT = 29 };
-static inline uint32_t dyn__next_bits(uint64_t hash, uint32_t depth)
+static inline uint32_t dyn__next_bits(const dyn__segment *segment, uint64_t hash)
 {
-    return (uint32_t)(hash << depth / DYN__NEXT_BITS * DYN__NEXT_BITS >> 61) << DYN__NEXT_SHIFT;
+    return (uint32_t)(hash << segment->next >> 61) << DYN__NEXT_SHIFT;
 }
-static inline uint32_t dyn__id_in(const dyn__line *line, int at)
+static inline uint32_t dyn__id_in(const dyn__line *line, uint32_t at)
 {
     return DYN__GET_ACQUIRE(line->id[at]) & DYN__ID_MASK;
 }
-/* The places of a line whose tag this is: high bits of the bytes of two words. */
-typedef struct dyn__match {
-    uint64_t low;
-    uint32_t high;
-} dyn__match;
-static inline dyn__match dyn__tags_match(const dyn__line *line, uint8_t tag)
+static inline void dyn__prefetch_line(const dyn__lines *table, uint64_t hash)
 {
-    return (dyn__match){dyn__zero_bytes(DYN__GET_ACQUIRE(line->tags_low) ^ tag * UINT64_C(0x0101010101010101)),
-                        dyn__zero_bytes4(DYN__GET_ACQUIRE(line->tags_high) ^ tag * UINT32_C(0x01010101))};
-}
-/* Take the next place out of a match; -1 when there is none. */
-static inline int dyn__match_next(dyn__match *match)
-{
-    if (match->low != 0) {
-        int at = __builtin_ctzll(match->low) >> 3;
-        match->low &= match->low - 1;
-        return at;
-    }
-    if (match->high != 0) {
-        int at = 8 + (__builtin_ctz(match->high) >> 3);
-        match->high &= match->high - 1;
-        return at;
-    }
-    return -1;
+    const dyn__segment *segment = dyn__segment_of(table, hash);
+    if (segment != NULL) DYN__PREFETCH(&segment->at[dyn__home(segment, hash)]);
 }
 static inline void dyn__prefetch_place(const dyn_index *self, uint64_t hash)
 {
-    const dyn__segment *segment = dyn__segment_of(&self->places, hash);
-    if (segment != NULL) DYN__PREFETCH(&segment->at[dyn__home(segment, hash)]);
-}
-static inline void dyn__prefetch_name(const dyn_index *self, uint64_t name)
-{
-    uint64_t hash = dyn__name_hash(&self->keys, name);
-    const dyn__segment *segment = dyn__segment_of(&self->names, hash);
-    if (segment != NULL) DYN__PREFETCH(&segment->at[dyn__home(segment, hash)]);
+    dyn__prefetch_line(&self->places, hash);
 }
 /* The id that is most likely the one of this hash, or 0: to prefetch it. */
 static inline uint32_t dyn__guess(const dyn__lines *table, uint64_t hash)
@@ -413,27 +418,53 @@ static inline uint32_t dyn__guess(const dyn__lines *table, uint64_t hash)
     const dyn__segment *segment = dyn__segment_of(table, hash);
     if (segment == NULL) return 0;
     const dyn__line *line = &segment->at[dyn__home(segment, hash)];
-    dyn__match match = dyn__tags_match(line, dyn__tag(hash));
-    int at = dyn__match_next(&match);
-    return at >= 0 ? dyn__id_in(line, at) : 0;
+    dyn__match match = dyn__match_of(DYN__GET_ACQUIRE(line->tags[0]), DYN__GET_ACQUIRE(line->tags[1]), dyn__tag(hash));
+    return match != 0 ? dyn__id_in(line, dyn__match_next(&match)) : 0;
+}
+/* Into a line, whose tags are known, if it has room. */
+static inline bool dyn__line_put(dyn__line *line, uint64_t low, uint64_t high, uint8_t tag, uint32_t word)
+{
+    dyn__match empty = dyn__match_of(low, high, 0);
+    if (DYN__UNLIKELY(empty == 0)) return false;
+    uint32_t at = (uint32_t)__builtin_ctz(empty);
+    uint64_t old = at < 8 ? low : high;
+    DYN__SET_RELEASE(line->id[at], word); /* the id first, then the tag that makes it visible */
+    DYN__SET_RELEASE(line->tags[at / 8], old | (uint64_t)tag << at % 8 * 8);
+    return true;
+}
+/* Most ids find room in their home line. */
+static inline void dyn__lines_insert(dyn__segment *segment, uint64_t hash, uint32_t id)
+{
+    dyn__line *line = &segment->at[dyn__home(segment, hash)];
+    uint32_t word = id | dyn__next_bits(segment, hash);
+    segment->used++;
+    if (DYN__LIKELY(dyn__line_put(line, DYN__GET(line->tags[0]), DYN__GET(line->tags[1]), dyn__tag(hash), word))) return;
+    dyn__lines_pass(segment, line, dyn__tag(hash), word);
+}
+/* The entry whose place or whose name this is, or 0. Who is called with a constant `which` has one of the two. */
+static inline uint32_t dyn__seek(const dyn_index *self, const dyn__segment *segment, dyn__which which, uint64_t key,
+                                 uint64_t hash)
+{
+    uint32_t lines = segment->lines, i = dyn__home(segment, hash);
+    uint8_t tag = dyn__tag(hash);
+    for (uint32_t left = lines; left > 0; left--) {
+        const dyn__line *line = &segment->at[i];
+        uint64_t low = DYN__GET_ACQUIRE(line->tags[0]), high = DYN__GET_ACQUIRE(line->tags[1]);
+        for (dyn__match match = dyn__match_of(low, high, tag); match != 0;) {
+            uint32_t id = dyn__id_in(line, dyn__match_next(&match));
+            const dyn__entry *entry = dyn__entry_of(self, id);
+            if ((which == DYN__PLACES ? entry->place : entry->name) == key) return id;
+        }
+        if (DYN__LIKELY(dyn__passed(high) == 0)) return 0;
+        if (++i == lines) i = 0;
+    }
+    return 0;
 }
 /* The entry at this place, or 0. For readers inside and for the writer. */
 static inline uint32_t dyn__at_place(const dyn_index *self, uint64_t place, uint64_t hash)
 {
     const dyn__segment *segment = dyn__segment_of(&self->places, hash);
-    if (segment == NULL) return 0;
-    uint32_t lines = segment->lines, home = dyn__home(segment, hash);
-    for (uint32_t i = home, left = lines; left > 0; left--) {
-        const dyn__line *line = &segment->at[i];
-        dyn__match match = dyn__tags_match(line, dyn__tag(hash));
-        for (int at; (at = dyn__match_next(&match)) >= 0;) {
-            uint32_t id = dyn__id_in(line, at);
-            if (dyn__entry_of(self, id)->place == place) return id;
-        }
-        if (DYN__GET_ACQUIRE(line->passed) == 0) return 0;
-        if (++i == lines) i = 0;
-    }
-    return 0;
+    return segment == NULL ? 0 : dyn__seek(self, segment, DYN__PLACES, place, hash);
 }
 
 /* The segment for one more id with this hash; grows it when it is three quarters full. */
@@ -441,7 +472,7 @@ static inline int dyn__lines_reserve(dyn_index *self, dyn__which which, uint64_t
 {
     const dyn__lines *table = which == DYN__PLACES ? &self->places : &self->names;
     dyn__segment *segment = dyn__segment_of(table, hash);
-    if (DYN__UNLIKELY(segment == NULL || segment->used >= segment->lines * DYN__LINE * 3 / 4)) {
+    if (DYN__UNLIKELY(segment == NULL || segment->used >= segment->limit)) {
         int rc = dyn__lines_grow(self, which, hash);
         if (rc < 0) return rc;
         segment = dyn__segment_of(table, hash);

@@ -8,7 +8,7 @@
 #include "index/inside.h"
 
 /* In bytes. What is a multiple of PAGE comes from the pool, or is too large for it and comes from the system itself. */
-enum { PAGE = 4096, ARENA = 1 << 20, HUGE_PAGE = 1 << 21, CHUNKS = 8 * sizeof(dyn__chunk) };
+enum { PAGE = 4096, ARENA = 1 << 20, HUGE_PAGE = 1 << 21, SMALL = 3 << 20, CHUNKS = 8 * sizeof(dyn__chunk) };
 
 _Static_assert(CHUNKS % PAGE == 0, "some chunks are pages");
 
@@ -76,6 +76,7 @@ static void *take(dyn_index *self, size_t size)
     if (memory != NULL) return memset(memory, 0, size);
     if (pool->left < size) {
         size_t huge = pool->counted / 16 / HUGE_PAGE * HUGE_PAGE;
+        if (huge == 0 && pool->counted >= SMALL) huge = HUGE_PAGE;
         if (!add_arena(self, huge > 8 * HUGE_PAGE ? 8 * HUGE_PAGE : huge > 0 ? huge : ARENA) && !add_arena(self, size))
             return NULL;
     }

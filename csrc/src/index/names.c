@@ -23,26 +23,11 @@ static uint64_t other_key(const dyn_index *self, uint32_t slot, uint64_t name)
     return key ? key : 1;
 }
 
-uint32_t dyn__named_in(const dyn_index *self, const dyn__segment *segment, uint64_t name, uint64_t hash)
-{
-    for (uint32_t i = dyn__home(segment, hash), left = segment->lines; left > 0; left--) {
-        const dyn__line *line = &segment->at[i];
-        dyn__match match = dyn__tags_match(line, dyn__tag(hash));
-        for (int at; (at = dyn__match_next(&match)) >= 0;) {
-            uint32_t id = dyn__id_in(line, at);
-            if (*dyn__name_of(self, id) == name) return id;
-        }
-        if (DYN__GET(line->passed) == 0) return 0;
-        if (++i == segment->lines) i = 0;
-    }
-    return 0;
-}
-
 static uint32_t first_named(const dyn_index *self, uint64_t name)
 {
     uint64_t hash = dyn__name_hash(&self->keys, name);
     const dyn__segment *segment = dyn__segment_of(&self->names, hash);
-    return segment == NULL ? 0 : dyn__named_in(self, segment, name, hash);
+    return segment == NULL ? 0 : dyn__seek(self, segment, DYN__NAMES, name, hash);
 }
 
 static uint32_t other(const dyn_index *self, uint32_t slot, uint64_t name, bool *alias)
@@ -63,7 +48,7 @@ uint32_t dyn__named(const dyn_index *self, uint32_t slot, uint64_t name, bool to
 {
     bool alias = false;
     uint64_t ignored;
-    if (self->others.used == 0 && self->aliases_of.used == 0) { /* as good as always */
+    if (!to_remove && self->others.used == 0 && self->aliases_of.used == 0) { /* as good as always */
         uint32_t last = dyn__worker_of(self, slot)->last;
         if (last != 0) {
             const dyn__entry *entry = dyn__entry_of(self, last);

@@ -12,7 +12,7 @@
  */
 #include "index/inside.h"
 
-enum { PAGE = 4096, PAGE_LINES = PAGE / sizeof(dyn__line), FULL_PAGES = 8, MAX_BITS = 24, AHEAD = 3 };
+enum { PAGE = 4096, PAGE_LINES = PAGE / sizeof(dyn__line), FULL_PAGES = 8, MAX_BITS = 24, AHEAD = 3, FULL = (1 << DYN__LINE) - 1 };
 
 static size_t segment_size(uint32_t lines)
 {
@@ -44,39 +44,31 @@ static dyn__lines *table_of(dyn_index *self, dyn__which which)
     return which == DYN__PLACES ? &self->places : &self->names;
 }
 
-static uint64_t hash_of(const dyn_index *self, dyn__which which, uint32_t id)
+static void bytes_of(uint64_t tags, uint8_t *bytes)
 {
-    return which == DYN__PLACES ? dyn__place_hash(&self->keys, dyn__entry_of(self, id)->place)
-                                : dyn__name_hash(&self->keys, *dyn__name_of(self, id));
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    tags = __builtin_bswap64(tags);
+#endif
+    memcpy(bytes, &tags, sizeof(tags));
 }
 
-static inline void insert(dyn__segment *segment, uint32_t home, uint8_t tag, uint32_t word)
+/* Eight tags as a line has them. */
+static uint64_t tags_of(const uint8_t *bytes)
 {
-    for (uint32_t i = home;; i = i + 1 == segment->lines ? 0 : i + 1) {
-        dyn__line *line = &segment->at[i];
-        uint64_t low = DYN__GET(line->tags_low), empty = dyn__zero_bytes(low);
-        if (DYN__LIKELY(empty != 0)) { /* the id first, then the tag that makes it visible */
-            int at = __builtin_ctzll(empty) >> 3;
-            DYN__SET_RELEASE(line->id[at], word);
-            DYN__SET_RELEASE(line->tags_low, low | (uint64_t)tag << at * 8);
-            segment->used++;
-            return;
-        }
-        uint32_t high = DYN__GET(line->tags_high), empty4 = dyn__zero_bytes4(high);
-        if (empty4 != 0) {
-            int at = __builtin_ctz(empty4) >> 3;
-            DYN__SET_RELEASE(line->id[8 + at], word);
-            DYN__SET_RELEASE(line->tags_high, high | (uint32_t)tag << at * 8);
-            segment->used++;
-            return;
-        }
-        DYN__SET_RELEASE(line->passed, DYN__GET(line->passed) + 1);
-    }
+    uint64_t tags;
+    memcpy(&tags, bytes, sizeof(tags));
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    tags = __builtin_bswap64(tags);
+#endif
+    return tags;
 }
 
-void dyn__lines_insert(dyn__segment *segment, uint64_t hash, uint32_t id)
+void dyn__lines_pass(dyn__segment *segment, dyn__line *line, uint8_t tag, uint32_t word)
 {
-    insert(segment, dyn__home(segment, hash), dyn__tag(hash), id | dyn__next_bits(hash, segment->depth));
+    do {
+        DYN__SET_RELEASE(line->tags[1], DYN__GET(line->tags[1]) + DYN__ONE_PASSED);
+        if (++line == segment->at + segment->lines) line = segment->at;
+    } while (!dyn__line_put(line, DYN__GET(line->tags[0]), DYN__GET(line->tags[1]), tag, word));
 }
 
 static dyn__segment *make_segment(dyn_index *self, uint32_t lines, uint32_t depth)
@@ -84,7 +76,9 @@ static dyn__segment *make_segment(dyn_index *self, uint32_t lines, uint32_t dept
     dyn__segment *new = dyn__index_alloc(self, segment_size(lines), 64);
     if (new == NULL) return NULL;
     new->lines = lines;
+    new->limit = lines * DYN__LINE * 4 / 5;
     new->depth = depth;
+    new->next = depth / DYN__NEXT_BITS * DYN__NEXT_BITS;
     self->table_bytes += segment_size(lines);
     return new;
 }
@@ -98,13 +92,63 @@ static void give_back(dyn_index *self, dyn__which which, dyn__retired *memory, s
         dyn__index_free(self, memory, size);
 }
 
-static void prefetch_hashes(const dyn_index *self, dyn__which which, const dyn__line *line)
+static dyn__match full_in(const dyn__line *line)
 {
-    for (int k = 0; k < DYN__LINE; k++) { /* an id that is no more is an entry all the same */
-        uint32_t id = dyn__id_in(line, k);
-        if (id == 0) continue;
-        const dyn__entry *entry = dyn__entry_of(self, id);
-        DYN__PREFETCH(which == DYN__PLACES ? &entry->place : &entry->name);
+    return dyn__match_of(DYN__GET(line->tags[0]), DYN__GET(line->tags[1]), 0) ^ FULL;
+}
+
+/* What the hashes of a line are made of, on its way. */
+static void look_up(const dyn_index *self, dyn__which which, const dyn__line *line, const dyn__loose_u64 *keys[DYN__LINE])
+{
+    for (dyn__match full = full_in(line); full != 0;) {
+        uint32_t k = dyn__match_next(&full);
+        const dyn__entry *entry = dyn__entry_of(self, dyn__id_in(line, k));
+        keys[k] = which == DYN__PLACES ? &entry->place : &entry->name;
+        DYN__PREFETCH(keys[k]);
+    }
+}
+
+static uint32_t passed(const dyn__line *line)
+{
+    return dyn__passed(DYN__GET(line->tags[1]));
+}
+
+/* May the ids of this line go to the same line of the new segments, with no look at their hashes? Not where one may belong
+ * to a line before. */
+static bool dealt(const dyn__segment *old, uint32_t i, bool known)
+{
+    return known && passed(&old->at[i == 0 ? old->lines - 1 : i - 1]) == 0;
+}
+
+/* The ids of a line to the same line of two segments, by one bit of their words. */
+static void deal(const dyn__line *line, dyn__segment *const new[2], uint32_t i, uint32_t bit)
+{
+    dyn__line *to[2] = {&new[0]->at[i], &new[1]->at[i]};
+    uint64_t low = DYN__GET(line->tags[0]), high = DYN__GET(line->tags[1]);
+    dyn__match full = dyn__match_of(low, high, 0) ^ FULL;
+    if (DYN__UNLIKELY((DYN__GET(to[0]->tags[0]) | DYN__GET(to[1]->tags[0])) != 0)) { /* some came from a line before */
+        while (full != 0) {
+            uint32_t k = dyn__match_next(&full), word = DYN__GET(line->id[k]), side = word >> bit & 1;
+            uint8_t tag = (uint8_t)((k < 8 ? low : high) >> k % 8 * 8);
+            new[side]->used++;
+            if (!dyn__line_put(to[side], DYN__GET(to[side]->tags[0]), DYN__GET(to[side]->tags[1]), tag, word))
+                dyn__lines_pass(new[side], to[side], tag, word);
+        }
+        return;
+    }
+    uint32_t count[2] = {0, 0};
+    uint8_t from[16], tags[2][16] = {{0}};
+    bytes_of(low, from);
+    bytes_of(high, from + 8);
+    while (full != 0) {
+        uint32_t k = dyn__match_next(&full), word = DYN__GET(line->id[k]), side = word >> bit & 1, at = count[side]++;
+        DYN__SET(to[side]->id[at], word);
+        tags[side][at] = from[k];
+    }
+    for (int side = 0; side < 2; side++) { /* nobody else sees them yet */
+        DYN__SET(to[side]->tags[0], tags_of(tags[side]));
+        DYN__SET(to[side]->tags[1], tags_of(tags[side] + 8));
+        new[side]->used += count[side];
     }
 }
 
@@ -117,27 +161,20 @@ static void move(const dyn_index *self, dyn__which which, const dyn__segment *ol
     bool known =
         one == 1 && new[0]->depth % DYN__NEXT_BITS != 0 && new[0]->lines == old->lines && new[1]->lines == old->lines;
     uint32_t next = 31 - old->depth % DYN__NEXT_BITS;
-    bool strangers = DYN__GET(old->at[old->lines - 1].passed) != 0; /* in this line: ids that belong to one before */
-    for (uint32_t i = 0; i < old->lines; i++) {
-        const dyn__line *line = &old->at[i];
-        bool plain = known && !strangers;
-        strangers = DYN__GET(line->passed) != 0;
-        uint8_t tags[16] = {0};
-        uint64_t low = DYN__GET(line->tags_low);
-        uint32_t high = DYN__GET(line->tags_high);
-        memcpy(tags, &low, 8);
-        memcpy(tags + 8, &high, 4);
-        if (i + AHEAD < old->lines && (!known || DYN__GET(old->at[i + AHEAD - 1].passed) != 0))
-            prefetch_hashes(self, which, &old->at[i + AHEAD]);
-        for (int k = 0; k < DYN__LINE; k++) {
-            if (tags[k] == 0) continue;
-            uint32_t word = DYN__GET(line->id[k]), id = word & DYN__ID_MASK;
-            if (plain) {
-                insert(new[word >> next & 1], i, tags[k], word);
-                continue;
-            }
-            uint64_t hash = hash_of(self, which, id);
-            dyn__lines_insert(new[hash << shift >> 63 & one], hash, id);
+    uint32_t lines = old->lines, ahead = 0;
+    const dyn__loose_u64 *keys[AHEAD][DYN__LINE]; /* of lines i .. ahead - 1 */
+    for (uint32_t i = 0; i < lines; i++) {
+        for (; ahead < lines && ahead < i + AHEAD; ahead++)
+            if (!dealt(old, ahead, known)) look_up(self, which, &old->at[ahead], keys[ahead % AHEAD]);
+        if (dealt(old, i, known)) {
+            deal(&old->at[i], new, i, next);
+            continue;
+        }
+        for (dyn__match full = full_in(&old->at[i]); full != 0;) {
+            uint32_t k = dyn__match_next(&full);
+            uint64_t key = *keys[i % AHEAD][k];
+            uint64_t hash = which == DYN__PLACES ? dyn__place_hash(&self->keys, key) : dyn__name_hash(&self->keys, key);
+            dyn__lines_insert(new[hash << shift >> 63 & one], hash, dyn__id_in(&old->at[i], k));
         }
     }
 }
@@ -149,6 +186,7 @@ static int make_directory(dyn_index *self, dyn__which which, uint32_t bits)
     if (bits > MAX_BITS) return dyn__fail(DYN_ELIMIT, "an index has no more room for blocks");
     if ((new = dyn__index_alloc(self, directory_size(bits), 0)) == NULL) return dyn__index_no_memory(self);
     new->bits = bits;
+    new->shift = 63 - bits;
     self->table_bytes += directory_size(bits);
     for (size_t i = 0; i < (size_t)1 << bits && old != NULL; i++)
         DYN__SET(new->at[i], DYN__GET(old->at[i >> (bits - old->bits)]));
@@ -206,21 +244,19 @@ int dyn__lines_grow(dyn_index *self, dyn__which which, uint64_t hash)
 void dyn__lines_erase(dyn_index *self, dyn__which which, uint64_t hash, uint32_t id)
 {
     dyn__segment *segment = dyn__segment_of(table_of(self, which), hash);
-    uint32_t home = dyn__home(segment, hash), i = home;
-    int at;
+    uint32_t i = dyn__home(segment, hash);
     for (;; i = i + 1 == segment->lines ? 0 : i + 1) {
-        dyn__match match = dyn__tags_match(&segment->at[i], dyn__tag(hash));
-        while ((at = dyn__match_next(&match)) >= 0 && dyn__id_in(&segment->at[i], at) != id) continue;
-        if (at >= 0) break;
+        dyn__line *line = &segment->at[i];
+        uint64_t tags[2] = {DYN__GET(line->tags[0]), DYN__GET(line->tags[1])};
+        for (dyn__match match = dyn__match_of(tags[0], tags[1], dyn__tag(hash)); match != 0;) {
+            uint32_t at = dyn__match_next(&match);
+            if (dyn__id_in(line, at) != id) continue;
+            DYN__SET_RELEASE(line->tags[at / 8], tags[at / 8] & ~(UINT64_C(0xff) << at % 8 * 8));
+            segment->used--;
+            return;
+        }
+        DYN__SET_RELEASE(line->tags[1], tags[1] - DYN__ONE_PASSED);
     }
-    dyn__line *line = &segment->at[i];
-    if (at < 8)
-        DYN__SET_RELEASE(line->tags_low, DYN__GET(line->tags_low) & ~(UINT64_C(0xff) << at * 8));
-    else
-        DYN__SET_RELEASE(line->tags_high, DYN__GET(line->tags_high) & ~(UINT32_C(0xff) << (at - 8) * 8));
-    segment->used--;
-    for (uint32_t j = home; j != i; j = j + 1 == segment->lines ? 0 : j + 1)
-        DYN__SET_RELEASE(segment->at[j].passed, DYN__GET(segment->at[j].passed) - 1);
 }
 
 void dyn__lines_free(dyn_index *self, dyn__which which)
