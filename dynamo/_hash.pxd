@@ -1,6 +1,7 @@
 # Token ids and hashes out of whatever Python gives, for every module that takes them.
 #
 #   cdef Tokens t = take_tokens(obj)     t.data, t.count; a view or a copy, kept alive by t
+cimport cython
 from cpython.buffer cimport Py_buffer
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -9,6 +10,7 @@ cdef enum:
 
 
 # uint32 token ids, contiguous. Zero-copy from a buffer of uint32 (or of int32 without negatives).
+@cython.final
 cdef class Tokens:
     cdef const uint32_t *data
     cdef size_t count

@@ -29,6 +29,15 @@ static int check_entry(const dyn_index *self, uint32_t id)
     return 0;
 }
 
+/* What the pool says it has: whole arenas, but of the newest only what was handed out, unless it is a huge page. */
+static bool pool_is_counted(const dyn__pool *pool)
+{
+    size_t counted = 0;
+    for (const struct dyn__arena *arena = pool->arenas; arena != NULL; arena = arena->next)
+        counted += sizeof(*arena) + arena->size - (arena == pool->arenas && !pool->huge ? pool->left : 0);
+    return counted == pool->counted;
+}
+
 static int check_all(dyn_index *self)
 {
     int broken;
@@ -53,6 +62,7 @@ static int check_all(dyn_index *self)
     for (uint32_t slot = 0; slot < self->next_slot; slot++) held += DYN__GET(dyn__worker_of(self, slot)->held);
     if (held != counted || held != DYN__GET(self->worker_blocks)) return 6;
     if (self->bounded && DYN__GET(self->bytes) > self->max_bytes) return 7;
+    if (!pool_is_counted(&self->pool)) return 7;
     return 0;
 }
 

@@ -7,8 +7,15 @@
  */
 #include "index/inside.h"
 
+#ifdef DYN__SANITIZED
+#include <sanitizer/asan_interface.h> /* what waits in the pool is out of bounds */
+#else
+#define ASAN_POISON_MEMORY_REGION(memory, size) ((void)(memory), (void)(size))
+#define ASAN_UNPOISON_MEMORY_REGION(memory, size) ((void)(memory), (void)(size))
+#endif
+
 /* In bytes. What is a multiple of PAGE comes from the pool, or is too large for it and comes from the system itself. */
-enum { PAGE = 4096, ARENA = 1 << 20, HUGE_PAGE = 1 << 21, SMALL = 3 << 20, CHUNKS = 8 * sizeof(dyn__chunk) };
+enum { PAGE = 4096, ARENA = 1 << 20, HUGE_PAGE = 1 << 21, CHUNKS = 8 * sizeof(dyn__chunk) };
 
 _Static_assert(CHUNKS % PAGE == 0, "some chunks are pages");
 
@@ -17,19 +24,16 @@ _Static_assert(CHUNKS % PAGE == 0, "some chunks are pages");
  * pool: what waits in it could not be had for anything else. */
 static bool pooled(const dyn_index *self, size_t size)
 {
-#ifdef DYN__SANITIZED
-    (void)self, (void)size;
-    return false;
-#else
     return !self->bounded && size % PAGE == 0 && size <= (size_t)DYN__POOL_PAGES * PAGE;
-#endif
 }
 
 static void give(dyn_index *self, void *memory, size_t size)
 {
     void **list = &self->pool.warm[size / PAGE];
+    ASAN_UNPOISON_MEMORY_REGION(memory, sizeof(void *));
     *(void **)memory = *list;
     *list = memory;
+    ASAN_POISON_MEMORY_REGION((char *)memory + sizeof(void *), size - sizeof(void *));
 }
 
 static void *take_warm(dyn_index *self, size_t pages)
@@ -37,6 +41,7 @@ static void *take_warm(dyn_index *self, size_t pages)
     void **list = &self->pool.warm[pages], **memory = *list;
     if (memory == NULL) return NULL;
     *list = *memory;
+    ASAN_UNPOISON_MEMORY_REGION(memory, pages * PAGE);
     return memory;
 }
 
@@ -61,6 +66,7 @@ static bool add_arena(dyn_index *self, size_t size)
         if (!pool->huge) count_in(self, pool->left);
         give(self, pool->at, pool->left);
     }
+    ASAN_POISON_MEMORY_REGION(new->memory, size);
     pool->arenas = new;
     pool->at = new->memory;
     pool->left = size;
@@ -76,11 +82,11 @@ static void *take(dyn_index *self, size_t size)
     if (memory != NULL) return memset(memory, 0, size);
     if (pool->left < size) {
         size_t huge = pool->counted / 16 / HUGE_PAGE * HUGE_PAGE;
-        if (huge == 0 && pool->counted >= SMALL) huge = HUGE_PAGE;
         if (!add_arena(self, huge > 8 * HUGE_PAGE ? 8 * HUGE_PAGE : huge > 0 ? huge : ARENA) && !add_arena(self, size))
             return NULL;
     }
     memory = pool->at;
+    ASAN_UNPOISON_MEMORY_REGION(memory, size);
     pool->at += size;
     pool->left -= size;
     if (!pool->huge) count_in(self, size);
@@ -118,6 +124,7 @@ void dyn__pool_free(dyn_index *self)
     DYN__SUB(self->bytes, self->pool.counted);
     for (struct dyn__arena *arena = self->pool.arenas, *next; arena != NULL; arena = next) {
         next = arena->next;
+        ASAN_UNPOISON_MEMORY_REGION(arena->memory, arena->size);
         dyn__pages_free(arena->memory, arena->size);
         dyn__free(arena);
     }
