@@ -61,19 +61,18 @@ cdef extern from *:
     /* As many leading u64 as there are. Hashes lie scattered: each is asked for some steps before it is read. (Tokens do
        not: many are the same objects, and prefetching them cost a fifth.) */
     #if defined(__GNUC__)
-    #define DYN_SOON(seq, i, n) \
-        if ((i) + 12 < (n)) { \
-            const char *soon = (const char *)PySequence_Fast_GET_ITEM(seq, (i) + 12); \
-            __builtin_prefetch(soon + 8); __builtin_prefetch(soon + 32); \
-        }
+    #define DYN_FETCH(p) (__builtin_prefetch((const char *)(p) + 8), __builtin_prefetch((const char *)(p) + 32))
     #else
-    #define DYN_SOON(seq, i, n)
+    #define DYN_FETCH(p) ((void)(p))
     #endif
     static inline Py_ssize_t dyn_fast_u64s(PyObject *seq, Py_ssize_t n, uint64_t *out)
     {
-        Py_ssize_t i = 0;
-        for (; i < n; i++) {
-            DYN_SOON(seq, i, n)
+        enum { AHEAD = 64 };
+        Py_ssize_t i = 0, fetched = n;
+        if (n > AHEAD)
+            for (fetched = 0; fetched < AHEAD; fetched++) DYN_FETCH(PySequence_Fast_GET_ITEM(seq, fetched));
+        for (; i < n; i++, fetched++) {
+            if (fetched < n) DYN_FETCH(PySequence_Fast_GET_ITEM(seq, fetched));
             if (dyn_fast_u64(PySequence_Fast_GET_ITEM(seq, i), &out[i])) break;
         }
         return i;

@@ -1,11 +1,15 @@
 /* bench_index.c -- what the index costs: stores, removals, finds, trace replay, with everything drained inside the clock.
  *
  *   bench_index [TRACE.jsonl]     a Mooncake trace, unpacked; without one a made-up workload of the same kind
+ *
+ * Rates are by the CPU time of the threads, best of some passes: beside other programs wall time says more about them. Of
+ * several threads the one that worked longest counts. Wall time stands beside it where threads meet.
  */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "dynamo/hash.h"
 #include "dynamo/index.h"
@@ -19,6 +23,13 @@ static uint64_t next_random(void)
 static double seconds_since(uint64_t start)
 {
     return (double)(dyn_now_ns() - start) / 1e9;
+}
+/* Of this thread, on a core. */
+static double busy(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 static void line(const char *what, double value, const char *unit)
 {
@@ -36,19 +47,19 @@ static void stores(int per_event)
     for (int pass = 0; pass < 5; pass++) {
         dyn_index *index = NULL;
         dyn_index_new(&index, NULL);
-        uint64_t start = dyn_now_ns();
+        double start = busy();
         for (int c = 0; c < CHAINS; c++)
             for (int i = 0; i < LENGTH; i += per_event)
                 dyn_index_stored(index, (uint64_t)c % 8, 0, i > 0 ? &names[c * LENGTH + i - 1] : NULL,
                                  &names[c * LENGTH + i], &tokens[c * LENGTH + i], (size_t)per_event);
-        double rate = CHAINS * LENGTH / seconds_since(start) / 1e6;
+        double rate = CHAINS * LENGTH / (busy() - start) / 1e6;
         if (rate > best_store) best_store = rate;
-        start = dyn_now_ns();
+        start = busy();
         for (int c = 0; c < CHAINS; c++)
             for (int i = LENGTH - per_event; i >= 0; i -= per_event)
                 for (int k = per_event - 1; k >= 0; k--)
                     dyn_index_removed(index, (uint64_t)c % 8, 0, &names[c * LENGTH + i + k], 1);
-        rate = CHAINS * LENGTH / seconds_since(start) / 1e6;
+        rate = CHAINS * LENGTH / (busy() - start) / 1e6;
         if (rate > best_remove) best_remove = rate;
         dyn_index_unref(index);
     }
@@ -77,9 +88,9 @@ static void finds(void)
             for (int s = 0; s < SEQUENCES; s++)
                 for (int i = 0; i < n; i++) query[s][i] = i < n * hit / 100 ? all[s][i] : next_random();
             for (int pass = 0; pass < 30; pass++) {
-                uint64_t start = dyn_now_ns();
+                double start = busy();
                 for (int s = 0; s < SEQUENCES; s++) dyn_index_find(index, query[s], (size_t)n, out, 16);
-                double each = seconds_since(start) / SEQUENCES * 1e9;
+                double each = (busy() - start) / SEQUENCES * 1e9;
                 if (each < best) best = each;
             }
             snprintf(what, sizeof(what), "find of %d blocks, %d %% hit", n, hit);
@@ -235,6 +246,7 @@ typedef struct lane {
     uint32_t lanes, mine;
     pthread_barrier_t *gate;
     size_t block_ops, refused;
+    double busy;
 } lane;
 
 /* With several lanes each has an index of its own for its workers, and a find asks all. */
@@ -243,6 +255,7 @@ static void *run_lane(void *argument)
     lane *l = argument;
     static _Thread_local dyn_overlap out[1024];
     if (l->gate != NULL) pthread_barrier_wait(l->gate);
+    double start = busy();
     for (size_t i = 0; i < l->p->count; i++) {
         const op *o = &l->p->ops[i];
         if (o->worker % l->lanes != l->mine) continue;
@@ -260,27 +273,32 @@ static void *run_lane(void *argument)
         if (rc < 0) l->refused++;
         l->block_ops += o->count;
     }
+    l->busy = busy() - start;
     return NULL;
 }
 
 static void replay(const plan *p, const char *name, uint32_t lanes)
 {
-    double best = 0;
+    double best = 0, best_wall = 0;
     size_t refused = 0, blocks = 0, bytes = 0;
-    for (int pass = 0; pass < 3; pass++) {
+    for (int pass = 0; pass < 7; pass++) {
         dyn_index *index[8];
         lane lane_of[8];
         pthread_t thread[8];
         pthread_barrier_t gate;
         pthread_barrier_init(&gate, NULL, lanes + 1);
         for (uint32_t k = 0; k < lanes; k++) dyn_index_new(&index[k], NULL);
-        for (uint32_t k = 0; k < lanes; k++) lane_of[k] = (lane){p, index, lanes, k, lanes > 1 ? &gate : NULL, 0, 0};
+        for (uint32_t k = 0; k < lanes; k++) lane_of[k] = (lane){p, index, lanes, k, lanes > 1 ? &gate : NULL, 0, 0, 0};
         for (uint32_t k = 0; k < lanes && lanes > 1; k++) pthread_create(&thread[k], NULL, run_lane, &lane_of[k]);
         if (lanes > 1) pthread_barrier_wait(&gate);
         uint64_t start = dyn_now_ns();
         if (lanes == 1) run_lane(&lane_of[0]);
         for (uint32_t k = 0; k < lanes && lanes > 1; k++) pthread_join(thread[k], NULL);
-        double rate = (double)p->block_ops / seconds_since(start) / 1e6;
+        double rate = (double)p->block_ops / seconds_since(start) / 1e6, longest = 0;
+        if (rate > best_wall) best_wall = rate;
+        for (uint32_t k = 0; k < lanes; k++)
+            if (lane_of[k].busy > longest) longest = lane_of[k].busy;
+        rate = (double)p->block_ops / longest / 1e6;
         if (rate > best) best = rate;
         refused = blocks = bytes = 0;
         for (uint32_t k = 0; k < lanes; k++) {
@@ -294,8 +312,8 @@ static void replay(const plan *p, const char *name, uint32_t lanes)
     char what[160];
     snprintf(what, sizeof(what), "replay %s, %u thread%s", name, lanes, lanes > 1 ? "s" : "");
     line(what, best, "M block operations/s");
-    printf("    %.2f M operations, %zu refused, %zu blocks at the end, %.1f bytes each\n", (double)p->block_ops / 1e6,
-           refused, blocks, (double)bytes / (double)(blocks ? blocks : 1));
+    printf("    by the wall clock %.2f; %.2f M operations, %zu refused, %zu blocks at the end, %.1f bytes each\n",
+           best_wall, (double)p->block_ops / 1e6, refused, blocks, (double)bytes / (double)(blocks ? blocks : 1));
 }
 
 static size_t read_trace(const char *path, uint32_t ***requests, uint32_t **lengths)

@@ -58,6 +58,21 @@ static void overlaps_are_leading_blocks(void)
     dyn_index_unref(index);
 }
 
+/* What the vector form finds among the tags of a line, the scalar one finds. */
+static void tags_match_alike_with_and_without_vectors(void)
+{
+    for (int i = 0; i < 20000; i++) {
+        uint64_t low = next_random(), high = next_random();
+        uint8_t tag = (uint8_t)below(i % 2 ? 256 : 3);
+        if (i % 2 == 0) low &= UINT64_C(0x0302030201020300), high &= UINT64_C(0x00000003ff020103);
+        uint32_t want = 0;
+        for (int k = 0; k < DYN__LINE; k++)
+            want |= (uint32_t)((uint8_t)((k < 8 ? low : high) >> k % 8 * 8) == tag) << k;
+        CHECK_EQ(dyn__match_of(low, high, tag), want);
+        CHECK_EQ(dyn__match_scalar(low, high, tag), want);
+    }
+}
+
 static void events_that_do_not_fit_are_refused(void)
 {
     dyn_index *index = make(0);
@@ -506,10 +521,11 @@ static void the_approximate_index_forgets_the_oldest_at_its_bound(void)
     dyn_approx_unref(approx);
 }
 
-TEST_MAIN(TEST(overlaps_are_leading_blocks), TEST(events_that_do_not_fit_are_refused),
-          TEST(a_gap_closes_when_its_block_comes_back), TEST(an_alias_removes_only_when_asked_for),
-          TEST(the_index_answers_as_the_naive_twin), TEST(many_blocks_are_all_found_and_all_removed),
-          TEST(the_bound_holds_and_hot_blocks_stay), TEST(lopsided_names_and_tokens_do_not_hurt),
-          TEST(every_failed_allocation_leaves_a_sound_index), TEST(finds_are_counted_until_they_expire),
-          TEST(readers_beside_a_writer_see_whole_answers), TEST(what_was_routed_is_believed_for_a_while),
-          TEST(the_approximate_index_agrees_with_its_rule), TEST(the_approximate_index_forgets_the_oldest_at_its_bound))
+TEST_MAIN(TEST(overlaps_are_leading_blocks), TEST(tags_match_alike_with_and_without_vectors),
+          TEST(events_that_do_not_fit_are_refused), TEST(a_gap_closes_when_its_block_comes_back),
+          TEST(an_alias_removes_only_when_asked_for), TEST(the_index_answers_as_the_naive_twin),
+          TEST(many_blocks_are_all_found_and_all_removed), TEST(the_bound_holds_and_hot_blocks_stay),
+          TEST(lopsided_names_and_tokens_do_not_hurt), TEST(every_failed_allocation_leaves_a_sound_index),
+          TEST(finds_are_counted_until_they_expire), TEST(readers_beside_a_writer_see_whole_answers),
+          TEST(what_was_routed_is_believed_for_a_while), TEST(the_approximate_index_agrees_with_its_rule),
+          TEST(the_approximate_index_forgets_the_oldest_at_its_bound))

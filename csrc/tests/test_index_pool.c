@@ -166,7 +166,8 @@ static void pages_wait_by_size_and_cannot_be_touched(void)
     }
     CHECK(bytes_of(index) > before);
     CHECK_EQ(dyn__index_check(index), 0);
-    void *large = dyn__index_alloc(index, (DYN__POOL_PAGES + 1) * 4096, 0); /* too large for it: its own, and back at once */
+    void *large =
+        dyn__index_alloc(index, (DYN__POOL_PAGES + 1) * 4096, 0); /* too large for it: its own, and back at once */
     size_t with = bytes_of(index);
     dyn__index_free(index, large, (DYN__POOL_PAGES + 1) * 4096);
     CHECK_EQ(with - bytes_of(index), (DYN__POOL_PAGES + 1) * 4096);

@@ -44,7 +44,7 @@ typedef struct dyn__retired {
 /* ---- a table from 64-bit hashes to entry ids: lines of 12, one cache line each */
 enum { DYN__LINE = 12 };
 typedef struct dyn__line {
-    _Atomic uint64_t tags[2]; /* a byte for each id, 0 is an empty place; above 12 bytes: dyn__passed */
+    _Atomic uint64_t tags[2];       /* a byte for each id, 0 is an empty place; above 12 bytes: dyn__passed */
     _Atomic uint32_t id[DYN__LINE]; /* and in the upper 3 bits the next bits of its hash: see dyn__next_bits */
 } dyn__line;
 #define DYN__ONE_PASSED (UINT64_C(1) << 32) /* in tags[1] */
@@ -58,7 +58,7 @@ typedef struct dyn__segment {
 _Static_assert(sizeof(dyn__line) == 64 && sizeof(dyn__segment) == 64, "a line is a cache line");
 typedef struct dyn__directory {
     dyn__retired retired;
-    uint32_t bits, shift; /* hash >> 1 >> shift is a number of so many bits */
+    uint32_t bits, shift;         /* hash >> 1 >> shift is a number of so many bits */
     _Atomic(dyn__segment *) at[]; /* by the leading bits of the hash; a segment of less depth stands at several */
 } dyn__directory;
 typedef _Atomic(dyn__directory *) dyn__lines; /* NULL: empty */
@@ -438,7 +438,8 @@ static inline void dyn__lines_insert(dyn__segment *segment, uint64_t hash, uint3
     dyn__line *line = &segment->at[dyn__home(segment, hash)];
     uint32_t word = id | dyn__next_bits(segment, hash);
     segment->used++;
-    if (DYN__LIKELY(dyn__line_put(line, DYN__GET(line->tags[0]), DYN__GET(line->tags[1]), dyn__tag(hash), word))) return;
+    if (DYN__LIKELY(dyn__line_put(line, DYN__GET(line->tags[0]), DYN__GET(line->tags[1]), dyn__tag(hash), word)))
+        return;
     dyn__lines_pass(segment, line, dyn__tag(hash), word);
 }
 /* The entry whose place or whose name this is, or 0. Who is called with a constant `which` has one of the two. */

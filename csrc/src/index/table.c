@@ -5,14 +5,21 @@
  *   a line that is full passes its ids on to the                       10 -+
  *   next ones and counts them                                          11 -+> segment, depth 1
  *
- * A segment that is three quarters full doubles while it is small, then splits in two by one more bit of the hash. So no
+ * A segment that is four fifths full doubles while it is small, then splits in two by one more bit of the hash. So no
  * store moves more than some 9,000 ids, however large the index. Segments have different sizes, by a factor of up to 2, so
- * that they do not all split together: the whole is always about half full. Load 0.75 overflows a line of 12 as rarely as
- * 0.62 does one of 4.
+ * that they do not all split together: the whole is always about half full. Load 0.8 overflows a line of 12 no more
+ * often than 0.67 does one of 4. What moves in a split keeps its line number where it can, so that whole lines are dealt out.
  */
 #include "index/inside.h"
 
-enum { PAGE = 4096, PAGE_LINES = PAGE / sizeof(dyn__line), FULL_PAGES = 8, MAX_BITS = 24, AHEAD = 3, FULL = (1 << DYN__LINE) - 1 };
+enum {
+    PAGE = 4096,
+    PAGE_LINES = PAGE / sizeof(dyn__line),
+    FULL_PAGES = 8,
+    MAX_BITS = 24,
+    AHEAD = 3,
+    FULL = (1 << DYN__LINE) - 1
+};
 
 static size_t segment_size(uint32_t lines)
 {
@@ -98,7 +105,8 @@ static dyn__match full_in(const dyn__line *line)
 }
 
 /* What the hashes of a line are made of, on its way. */
-static void look_up(const dyn_index *self, dyn__which which, const dyn__line *line, const dyn__loose_u64 *keys[DYN__LINE])
+static void look_up(const dyn_index *self, dyn__which which, const dyn__line *line,
+                    const dyn__loose_u64 *keys[DYN__LINE])
 {
     for (dyn__match full = full_in(line); full != 0;) {
         uint32_t k = dyn__match_next(&full);
