@@ -20,7 +20,7 @@ help: ## this list
 deps: ## install what is missing: system packages, the environment
 	@tools/deps.sh "$(PYTHON)" "$(VENV)" serve llamacpp
 deps-test:
-	@tools/deps.sh "$(PYTHON)" "$(VENV)" serve llamacpp test
+	@tools/deps.sh "$(PYTHON)" "$(VENV)" serve llamacpp langgraph test
 
 build: deps ## compile the C library and the extensions, install them into the environment in place
 	@tools/build.sh "$(PY)"
@@ -34,7 +34,7 @@ test: deps-test build ## build, then all tests of C and Python (ARGS="-k index" 
 	$(PY) -m pytest $(ARGS)
 
 test-langgraph: deps-test build ## LangGraph's own test suite and langgraph-prebuilt's on dynamo.langgraph (fetched from PyPI)
-	@tools/deps.sh "$(PYTHON)" "$(VENV)" serve llamacpp test langgraph test-langgraph
+	@tools/deps.sh "$(PYTHON)" "$(VENV)" serve llamacpp langgraph test test-langgraph
 	$(PY) tools/langgraph_suite.py -n 2 $(ARGS)
 	$(PY) tools/langgraph_suite.py --package prebuilt $(ARGS)
 
@@ -54,12 +54,13 @@ fuzz: ## every parser of outside bytes under libFuzzer (FUZZ_SECONDS=60 each, AR
 	@command -v clang >/dev/null || { echo "clang is missing: apt-get install clang libclang-rt-14-dev" >&2; exit 1; }
 	@$(MAKE) --no-print-directory -C csrc fuzz
 
-bench: build ## C benchmarks, then asv's on this checkout
+bench: build ## C benchmarks, then asv's on this checkout, each once (ARGS="-b hash" narrows); tables in .asv/html
+	@tools/deps.sh "$(PYTHON)" "$(VENV)" serve bench
 	@$(MAKE) --no-print-directory -C csrc bench
-	@$(PY) -m pip install -q asv && cd benchmarks && ../$(VENV)/bin/asv run --python=same --quick --show-stderr $(ARGS)
+	@tools/bench.sh "$(PY)" $(ARGS)
 
 lint: build ## ruff, cython-lint, clang-format, mypy --strict, stubtest
-	@tools/deps.sh "$(PYTHON)" "$(VENV)" serve llamacpp test lint
+	@tools/deps.sh "$(PYTHON)" "$(VENV)" serve llamacpp langgraph test lint
 	@tools/lint.sh "$(VENV)/bin"
 
 format: ## let ruff and clang-format rewrite what they would complain about

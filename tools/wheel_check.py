@@ -18,7 +18,7 @@ SYSTEM = (
     "ld-linux",
     "libz.so",
 )
-missing_extra = {"jinja2", "tokenizers", "rich", "xllamacpp", "gguf", "matplotlib"}
+missing_extra = {"jinja2", "tokenizers", "rich", "xllamacpp", "gguf", "matplotlib", "langgraph", "langchain_core", "xxhash"}
 for module in pkgutil.walk_packages(dynamo.__path__, "dynamo."):
     # The C library lies among the modules and ends like one.
     if module.name.endswith("__main__") or module.name == "dynamo.libdynamo":
