@@ -1,19 +1,20 @@
 """Requests and streamed tokens through HttpService, server and client in one process each; and what a metric costs.
 
-Absolute times say little here: compare with the same run of the peer (benchmarks/README or docs/performance.md).
+Absolute times say little here: compare with the same run of the peer (docs/performance.md).
 """
 
 import asyncio
 import json
-import multiprocessing
-from typing import Any
+import subprocess
+import sys
 
 from dynamo._metrics import Registry
 
 TOKENS = 500
 
 
-def _serve(port: Any) -> None:
+def _serve() -> None:
+    """The server's process; it prints its port."""
     from dynamo.llm import HttpAsyncEngine, HttpService
 
     async def tokens(request, context=None):
@@ -39,7 +40,7 @@ def _serve(port: Any) -> None:
         running = asyncio.ensure_future(service.run())
         while service.port == 0:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        port.value = service.port
+        print(service.port, flush=True)
         await running
 
     asyncio.run(main())
@@ -68,21 +69,18 @@ class Http:
     timeout = 60
 
     def setup(self, connections):
-        port = multiprocessing.get_context("spawn").Value("i", 0)
-        self.server = multiprocessing.get_context("spawn").Process(target=_serve, args=(port,), daemon=True)
-        self.server.start()
+        self.server = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, text=True)
+        port = int(self.server.stdout.readline())
         self.loop = asyncio.new_event_loop()
 
         async def dial():
-            while port.value == 0:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-            return [await asyncio.open_connection("127.0.0.1", port.value) for _ in range(connections)]
+            return [await asyncio.open_connection("127.0.0.1", port) for _ in range(connections)]
 
         self.pairs = self.loop.run_until_complete(dial())
 
     def teardown(self, connections):
-        self.server.terminate()
-        self.server.join()
+        self.server.kill()
+        self.server.wait()
         for _, writer in self.pairs:
             writer.transport.abort()
         self.loop.run_until_complete(asyncio.sleep(0))
@@ -125,3 +123,7 @@ class Metrics:
 
     def time_scrape_1000(self):
         self.registry.text()
+
+
+if __name__ == "__main__":
+    _serve()

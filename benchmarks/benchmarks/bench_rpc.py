@@ -28,6 +28,8 @@ class _Connected:
     def disconnect(self):
         self.runtime.shutdown()
         self.loop.run_until_complete(self.serving)
+        # The client's watch has been cancelled and ends in the loop's next round.
+        self.loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(self.loop), return_exceptions=True))
         self.loop.close()
 
     async def _call(self, n, times=1):
