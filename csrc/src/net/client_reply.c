@@ -11,6 +11,11 @@ enum { MAX_INTERIM = 8 };
 
 /* ---- sinks of the parser ----------------------------------------------------------------------- */
 
+static int malformed(dyn_http_call *self, const char *what)
+{
+    return dyn__fail(DYN_EPROTO, "the answer of %s is not HTTP/1.1: %s", self->client->url, what);
+}
+
 static int put(dyn_http_call *self, const char *data, size_t length)
 {
     if (dyn__bytes_need(&self->arena, length) < 0) return DYN_ENOMEM;
@@ -44,6 +49,8 @@ static int on_url(void *user, const char *data, size_t length)
 static int on_name(void *user, const char *data, size_t length)
 {
     dyn_http_call *self = user;
+    if (length == 0)
+        return malformed(self, "a header field has no name"); /* the head lies in one piece: no rest of one */
     if (!self->last_name) {
         if (end_value(self) != 0) return DYN_ENOMEM;
         if (self->field_count >= self->client->limits.max_headers)
@@ -69,7 +76,7 @@ static int on_name(void *user, const char *data, size_t length)
 static int on_value(void *user, const char *data, size_t length)
 {
     dyn_http_call *self = user;
-    if (self->field_count == 0) return DYN_EPROTO;
+    if (self->field_count == 0) return malformed(self, "a header field has no name");
     if (self->last_name) {
         dyn__http_field *field = &self->fields[self->field_count - 1];
         field->name_length = (uint32_t)self->arena.length - field->name;
@@ -100,11 +107,6 @@ void dyn__reply_reset(dyn_http_call *self)
 }
 
 /* ---- head -------------------------------------------------------------------------------------- */
-
-static int malformed(dyn_http_call *self, const char *what)
-{
-    return dyn__fail(DYN_EPROTO, "the answer of %s is not HTTP/1.1: %s", self->client->url, what);
-}
 
 static bool has_word(const char *value, const char *word)
 {
