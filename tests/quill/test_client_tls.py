@@ -152,9 +152,7 @@ def test_files_that_are_no_certificates_are_refused_with_their_name(authority, t
         quill.TlsContext(certificate=authority("client.pem"), key=authority("server.key"))
     for password in (None, "wrong"):
         with pytest.raises(PermissionError, match="password"):
-            quill.TlsContext(
-                certificate=authority("client.pem"), key=authority("locked.key"), password=password
-            )
+            quill.TlsContext(certificate=authority("client.pem"), key=authority("locked.key"), password=password)
     with pytest.raises(ValueError, match="choose one"):
         quill.TlsContext(ca_file=authority("ca.pem"), trust_anyone=True)
 

@@ -14,7 +14,7 @@
 #include "dynamo/tls.h"
 #include "net/http_internal.h"
 
-enum { ROOM = 32 * 1024 };
+enum { ROOM = 32 * 1024, KEEP = 512 * 1024 };
 
 struct dyn_tls_context {
     atomic_size_t refs;
@@ -359,7 +359,7 @@ void dyn_tls_sent(dyn_tls *self, size_t size)
     self->sent += size;
     if (self->sent == self->out.length) {
         self->sent = 0;
-        dyn__bytes_empty(&self->out, 256 * 1024);
+        dyn__bytes_empty(&self->out, KEEP);
     }
 }
 
