@@ -2,6 +2,7 @@
 #include "dynamo/tensor.h"
 
 #include "dynamo/dlpack.h"
+#include "dynamo/safetensors.h"
 #include "dynamo/tensor_frames.h"
 #include "test.h"
 
@@ -488,8 +489,78 @@ static void tensors_go_out_and_come_in_by_dlpack(void)
     CHECK_EQ(dyn_dlpack_give(&t, NULL, NULL, &managed), DYN_EINVAL);
 }
 
+/* ---- safetensors ---- */
+static int head_of(const char *json, size_t elements, dyn_safetensors **out)
+{
+    uint8_t file[1024] = {0};
+    uint64_t size = strlen(json);
+    memcpy(file, &size, 8);
+    memcpy(file + 8, json, size);
+    return dyn_safetensors_read(file, 8 + size + elements, 8 + size + elements, out);
+}
+
+static void safetensors_heads_are_read_in_the_order_of_the_file(void)
+{
+    dyn_safetensors *head;
+    const char *key, *value;
+    const char *json =
+        "{\"__metadata__\":{\"format\":\"pt\"},\"b\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[4,5]},"
+        "\"a\":{\"dtype\":\"BF16\",\"shape\":[1,2],\"data_offsets\":[0,4]}}  ";
+    CHECK_EQ(head_of(json, 5, &head), DYN_OK);
+    CHECK_EQ(dyn_safetensors_count(head), 2);
+    const dyn_safetensor *a = dyn_safetensors_at(head, 0);
+    CHECK_STR(a->name, "a");
+    CHECK(a->dtype == DYN_BFLOAT16 && a->ndim == 2 && a->shape[1] == 2 && a->begin == 8 + strlen(json));
+    CHECK_STR(dyn_safetensors_at(head, 1)->name, "b");
+    CHECK(dyn_safetensors_metadata(head, 0, &key, &value));
+    CHECK_STR(key, "format");
+    CHECK_STR(value, "pt");
+    CHECK(!dyn_safetensors_metadata(head, 1, &key, &value));
+    dyn_safetensors_free(head);
+    EACH_ALLOCATION_FAILS {
+        rc = head_of(json, 5, &head);
+        if (rc == DYN_OK) dyn_safetensors_free(head);
+    }
+}
+
+static void safetensors_heads_that_cannot_be_are_refused(void)
+{
+    static const struct {
+        const char *json;
+        int code;
+        const char *says;
+    } cases[] = {
+        {"", DYN_EPROTO, "no JSON"},
+        {"[]", DYN_EPROTO, "no JSON object"},
+        {"{\"a\":1}", DYN_EPROTO, "must have dtype"},
+        {"{\"a\":{\"dtype\":\"F4\",\"shape\":[4],\"data_offsets\":[0,4]}}", DYN_ENOTSUP, "\"F4\" is not known"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[-4],\"data_offsets\":[0,4]}}", DYN_ERANGE, "-4"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4.0],\"data_offsets\":[0,4]}}", DYN_EPROTO, "no integer"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[5],\"data_offsets\":[0,4]}}", DYN_EPROTO, "do not span the 5"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[4,0]}}", DYN_EPROTO, "do not span"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[1,4]}}", DYN_EPROTO, "begins at byte"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3]}}", DYN_EPROTO, "the tensors end at"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"U8\",\"shape\":[4],"
+         "\"data_offsets\":[0,4]}}",
+         DYN_EPROTO, "begins at byte"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"a\":{}}", DYN_EPROTO, "no JSON: duplicate"},
+        {"{\"__metadata__\":{\"a\":1}}", DYN_EPROTO, "is no text"},
+        {"{\"__metadata__\":1}", DYN_EPROTO, "is no object"},
+    };
+    dyn_safetensors *head;
+    for (size_t i = 0; i < DYN__COUNT(cases); i++) {
+        CHECK_EQ(head_of(cases[i].json, 4, &head), cases[i].code);
+        if (strstr(dyn_error_detail(), cases[i].says) == NULL) fprintf(stderr, "case %zu: %s\n", i, dyn_error_detail());
+        CHECK(strstr(dyn_error_detail(), cases[i].says) != NULL);
+    }
+    CHECK_EQ(dyn_safetensors_read((const uint8_t *)"1234567", 7, 7, &head), DYN_EPROTO);
+    CHECK_EQ(dyn_safetensors_read((const uint8_t *)"\1\0\0\0\0\0\0\0", 8, 8, &head), DYN_EPROTO);
+    CHECK_EQ(dyn_safetensors_read((const uint8_t *)"\1\0\0\0\0\0\0\1", 8, 8, &head), DYN_ELIMIT);
+}
+
 TEST_MAIN(TEST(shapes_are_measured_without_overflow), TEST(strided_copies_agree_with_the_naive_copy),
           TEST(golden_streams), TEST(streams_read_alike_however_they_are_cut),
           TEST(cancel_is_an_event_also_inside_of_a_tensor), TEST(what_cannot_be_is_refused_at_once),
           TEST(elements_can_be_read_where_they_stay), TEST(single_frames),
-          TEST(every_allocation_of_the_reader_may_fail), TEST(tensors_go_out_and_come_in_by_dlpack))
+          TEST(every_allocation_of_the_reader_may_fail), TEST(tensors_go_out_and_come_in_by_dlpack),
+          TEST(safetensors_heads_are_read_in_the_order_of_the_file), TEST(safetensors_heads_that_cannot_be_are_refused))

@@ -72,7 +72,7 @@ def test_read_only_stays_read_only():
 def test_contiguity_is_refused_where_it_is_not():
     turned = Tensor.from_numpy(ARRAY).T
     assert memoryview(turned).shape == (4, 3, 2) and memoryview(turned).f_contiguous
-    with pytest.raises(BufferError, match="without gaps: use t.contiguous"):
+    with pytest.raises(BufferError, match=r"without gaps: use t\.contiguous"):
         hashlib.sha256(turned)
     assert hashlib.sha256(turned.contiguous()).digest() == hashlib.sha256(ARRAY.T.tobytes()).digest()
     assert turned.tobytes() == ARRAY.T.tobytes() and turned.contiguous().is_contiguous

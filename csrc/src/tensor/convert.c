@@ -19,7 +19,8 @@ const dyn__kernels *dyn__kernels_pick(void)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("bmi2"))
         return &dyn__kernels_avx512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2"))
+    /* f16c came before avx2 with every maker, and not every compiler knows how to ask for it. */
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"))
         return &dyn__kernels_avx2;
 #endif
     return &dyn__kernels_scalar;
