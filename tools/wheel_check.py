@@ -6,19 +6,8 @@ import pkgutil
 
 import dynamo
 
-SYSTEM = (
-    "libc.so",
-    "libm.so",
-    "libdl.so",
-    "librt.so",
-    "libpthread.so",
-    "libresolv.so",
-    "libgcc_s",
-    "libstdc++",
-    "ld-linux",
-    "libz.so",
-)
-missing_extra = {"jinja2", "tokenizers", "rich", "xllamacpp", "gguf", "matplotlib", "langgraph", "langchain_core", "xxhash"}
+SYSTEM = "libc.so libm.so libdl.so librt.so libpthread.so libresolv.so libgcc_s libstdc++ ld-linux libz.so"
+EXTRAS = "jinja2 tokenizers rich xllamacpp gguf matplotlib langgraph langchain_core xxhash"
 for module in pkgutil.walk_packages(dynamo.__path__, "dynamo."):
     # The C library lies among the modules and ends like one.
     if module.name.endswith("__main__") or module.name == "dynamo.libdynamo":
@@ -26,7 +15,7 @@ for module in pkgutil.walk_packages(dynamo.__path__, "dynamo."):
     try:
         importlib.import_module(module.name)
     except ModuleNotFoundError as error:
-        if error.name not in missing_extra:
+        if error.name not in EXTRAS.split():
             raise
 here = str(pathlib.Path(dynamo.__file__).parent.parent)
 foreign = set()
@@ -34,7 +23,7 @@ for line in pathlib.Path("/proc/self/maps").read_text().splitlines():
     path = line.split()[-1]
     if ".so" in path and not path.startswith(here) and "python" not in path.lower() and "numpy" not in path:
         foreign.add(path)
-foreign = {path for path in foreign if not pathlib.Path(path).name.startswith(SYSTEM)}
+foreign = {path for path in foreign if not pathlib.Path(path).name.startswith(tuple(SYSTEM.split()))}
 foreign = {path for path in foreign if "lib-dynload" not in path and "site-packages" not in path}
 # What the interpreter itself links is not ours.
 own = {"libcrypto", "libssl", "libffi", "libexpat", "libbz2", "liblzma", "libuuid", "libsqlite3", "libmpdec"}
