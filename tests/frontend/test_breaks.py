@@ -78,9 +78,11 @@ def test_a_dying_worker_loses_no_token(tmp_path, stream, die_after):
             record = s.front.records.recent[0]
             assert (record.calls, record.worker, record.cause) == (2, others[0], "migrated")
             assert s.front.models["m"].core.stats()["booked"] == 0
-            kind = "ongoing_request" if die_after else "new_request"
+            # A single token may die with the connection on which it was written, and comes from the other worker.
+            kinds = {0: ["new_request"], 1: ["new_request", "ongoing_request"], 300: ["ongoing_request"]}[die_after]
             text = (await s.http.get("/metrics")).text
-            assert f'dynamo_frontend_model_migration_total{{model="m",migration_type="{kind}"}} 1' in text
+            counted = [f'dynamo_frontend_model_migration_total{{model="m",migration_type="{k}"}} 1' for k in kinds]
+            assert sum(line in text for line in counted) == 1
 
     run(main())
 
