@@ -10,6 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_AsDouble
 from cpython.list cimport PyList_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.sequence cimport PySequence_GetSlice
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -34,13 +35,15 @@ cdef extern from "Python.h":
     bint PyFloat_CheckExact(object)
     object PyMemoryView_FromObject(object)
     bint Py_IsInitialized() nogil
+    object PyObject_VectorcallMethod(object, PyObject **, size_t, object)
     Py_ssize_t PyNumber_AsSsize_t(object, object) except? -1
     int PySlice_Unpack(object, Py_ssize_t *, Py_ssize_t *, Py_ssize_t *) except -1
     Py_ssize_t PySlice_AdjustIndices(Py_ssize_t, Py_ssize_t *, Py_ssize_t *, Py_ssize_t)
 
 cdef enum:
-    GIL_FROM = 1 << 18      # bytes: about 10 microseconds of copying
     MAX_DIMS = 64
+
+cdef uint64_t GIL_FROM = 1 << 18    # bytes: about 10 microseconds of copying
 
 
 @cython.final
@@ -248,6 +251,36 @@ cdef Tensor over_buffer(object exporter, int dtype):
     return self
 
 
+# The short way to a copy: without a tensor between the exporter and it.
+cdef Tensor copied_buffer(object exporter, object name):
+    cdef Py_buffer view
+    cdef dyn_tensor c
+    cdef Tensor out
+    cdef int code
+    try:
+        PyObject_GetBuffer(exporter, &view, PyBUF_RECORDS_RO)
+    except (ValueError, BufferError):
+        return copied(over_buffer(exporter, 0), name)
+    try:
+        code = code_of_format(view.format, view.itemsize)
+        if code == 0 or view.ndim > MAX_DIMS:
+            return copied(over_buffer(exporter, 0), name)       # which says what is wrong
+        c.data = view.buf
+        c.shape = <int64_t *>view.shape
+        c.strides = <int64_t *>view.strides
+        c.ndim = view.ndim
+        c.dtype = code
+        out = tensor_empty(code, view.ndim, <int64_t *>view.shape, name)
+        if out.nbytes >= GIL_FROM:
+            with nogil:
+                dyn_tensor_copy(&c, out.c.data)
+        else:
+            dyn_tensor_copy(&c, out.c.data)
+        return out
+    finally:
+        PyBuffer_Release(&view)
+
+
 # NumPy arrays of types that the buffer protocol has no words for: bfloat16 and float8 of ml_dtypes.
 cdef Tensor over_unspoken(object array):
     cdef int dtype
@@ -398,15 +431,19 @@ cdef object _dlpack_version = (1, 1)
 
 
 cdef Tensor from_dlpack(object source):
+    cdef PyObject *arguments[2]
     if PyCapsule_CheckExact(source):
         return from_capsule(source)
-    give = getattr(source, "__dlpack__", None)
-    if give is None:
-        raise TypeError(f"a {type(source).__name__} has no __dlpack__")
+    arguments[0] = <PyObject *>source
+    arguments[1] = <PyObject *>_dlpack_version
     try:
-        capsule = give(max_version=_dlpack_version)
+        capsule = PyObject_VectorcallMethod("__dlpack__", arguments, 1, _dlpack_names)
+    except AttributeError:
+        if hasattr(source, "__dlpack__"):
+            raise
+        raise TypeError(f"a {type(source).__name__} has no __dlpack__") from None
     except TypeError:               # from before DLPack 1
-        capsule = give()
+        capsule = source.__dlpack__()
     return from_capsule(capsule)
 
 
@@ -647,11 +684,14 @@ cdef class Tensor:
         TypeError
             There is no such element type, or its bytes are swapped.
         """
-        cdef Tensor self = tensor_take(array)
+        cdef Tensor self
         if name is not None:
             name_of(name)
         if copy:
-            return copied(self, name)
+            if type(array) is not Tensor and PyObject_CheckBuffer(array):
+                return copied_buffer(array, name)
+            return copied(tensor_take(array), name)
+        self = tensor_take(array)
         if self is array:
             self = same(self)
         self.name = name

@@ -102,13 +102,13 @@ def save_tensors(
             "data_offsets": [at, at + tensor.size_bytes],
         }
         at += tensor.size_bytes
-    text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    head_bytes = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+    head_bytes += b" " * (-len(head_bytes) % 8)
     folder, base = os.path.split(os.fspath(path))
     handle, beside = tempfile.mkstemp(prefix=f".{base}.", dir=folder or ".")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
+            file.write(len(head_bytes).to_bytes(8, "little") + head_bytes)
             for name in order:
                 file.write(memoryview(named[name].reshape(-1).view("uint8")))
         mask = os.umask(0)

@@ -20,8 +20,7 @@ const dyn__kernels *dyn__kernels_pick(void)
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("bmi2"))
         return &dyn__kernels_avx512;
     /* f16c came before avx2 with every maker, and not every compiler knows how to ask for it. */
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"))
-        return &dyn__kernels_avx2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) return &dyn__kernels_avx2;
 #endif
     return &dyn__kernels_scalar;
 }

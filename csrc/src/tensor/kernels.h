@@ -243,41 +243,82 @@ static double sum_f64(const double *from, size_t count)
 static double dot_f32(const float *a, const float *b, size_t count)
 {
     size_t i = 0;
-    double lane[LANES] = {0}, sum;
+    double sum = 0;
+#if defined(__AVX512F__)
+    __m512d s[4];
+    for (int k = 0; k < 4; k++) s[k] = _mm512_setzero_pd();
+    for (; i + 32 <= count; i += 32)
+        for (int k = 0; k < 4; k++)
+            s[k] = _mm512_fmadd_pd(_mm512_cvtps_pd(_mm256_loadu_ps(a + i + 8 * k)),
+                                   _mm512_cvtps_pd(_mm256_loadu_ps(b + i + 8 * k)), s[k]);
+    sum = _mm512_reduce_add_pd(_mm512_add_pd(_mm512_add_pd(s[0], s[1]), _mm512_add_pd(s[2], s[3])));
+#elif defined(__AVX2__)
+    __m256d s[4];
+    double lane[4];
+    for (int k = 0; k < 4; k++) s[k] = _mm256_setzero_pd();
+    for (; i + 16 <= count; i += 16)
+        for (int k = 0; k < 4; k++)
+            s[k] = _mm256_add_pd(s[k], _mm256_mul_pd(_mm256_cvtps_pd(_mm_loadu_ps(a + i + 4 * k)),
+                                                     _mm256_cvtps_pd(_mm_loadu_ps(b + i + 4 * k))));
+    _mm256_storeu_pd(lane, _mm256_add_pd(_mm256_add_pd(s[0], s[1]), _mm256_add_pd(s[2], s[3])));
+    sum = (lane[0] + lane[1]) + (lane[2] + lane[3]);
+#else
+    double lane[LANES] = {0};
     for (; i + LANES <= count; i += LANES)
         for (int k = 0; k < LANES; k++) lane[k] += (double)a[i + (size_t)k] * (double)b[i + (size_t)k];
     sum = lanes_sum(lane);
+#endif
     for (; i < count; i++) sum += (double)a[i] * (double)b[i];
     return sum;
 }
 
+/* min(v, low) is low when v is a NaN: those are counted beside it. */
 static void bounds_f32(const float *from, size_t count, float *least, float *most)
 {
-    float low[LANES], high[LANES];
-    uint32_t nan[LANES] = {0}, any = 0;
+    float low = from[0], high = from[0];
+    uint32_t nan = 0;
     size_t i = 0;
-    for (int k = 0; k < LANES; k++) low[k] = high[k] = from[0];
-    for (; i + LANES <= count; i += LANES) {
-        for (int k = 0; k < LANES; k++) {
-            float v = from[i + (size_t)k];
-            low[k] = v < low[k] ? v : low[k];
-            high[k] = v > high[k] ? v : high[k];
-            nan[k] |= v != v;
+#ifdef WIDE
+    if (count >= 4 * WIDE) {
+        floats lows[4], highs[4];
+        float lane[WIDE];
+#if defined(__AVX512F__)
+        __mmask16 odd = 0;
+#define VECTOR(op) _mm512_##op##_ps
+#define NOTE_NAN(v) odd |= _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q)
+#else
+        __m256 odd = _mm256_setzero_ps();
+#define VECTOR(op) _mm256_##op##_ps
+#define NOTE_NAN(v) odd = _mm256_or_ps(odd, _mm256_cmp_ps(v, v, _CMP_UNORD_Q))
+#endif
+        for (int k = 0; k < 4; k++) lows[k] = highs[k] = VECTOR(set1)(low);
+        for (; i + 4 * WIDE <= count; i += 4 * WIDE) {
+            for (int k = 0; k < 4; k++) {
+                floats v = LOAD_32(from + i + k * WIDE);
+                lows[k] = VECTOR(min)(v, lows[k]);
+                highs[k] = VECTOR(max)(v, highs[k]);
+                NOTE_NAN(v);
+            }
         }
+        STORE_32(lane, VECTOR(min)(VECTOR(min)(lows[0], lows[1]), VECTOR(min)(lows[2], lows[3])));
+        for (int k = 0; k < WIDE; k++) low = lane[k] < low ? lane[k] : low;
+        STORE_32(lane, VECTOR(max)(VECTOR(max)(highs[0], highs[1]), VECTOR(max)(highs[2], highs[3])));
+        for (int k = 0; k < WIDE; k++) high = lane[k] > high ? lane[k] : high;
+#if defined(__AVX512F__)
+        nan = odd;
+#else
+        nan = (uint32_t)_mm256_movemask_ps(odd);
+#endif
     }
+#endif
     for (; i < count; i++) {
         float v = from[i];
-        low[0] = v < low[0] ? v : low[0];
-        high[0] = v > high[0] ? v : high[0];
-        nan[0] |= v != v;
+        low = v < low ? v : low;
+        high = v > high ? v : high;
+        nan |= v != v;
     }
-    for (int k = 0; k < LANES; k++) {
-        low[0] = low[k] < low[0] ? low[k] : low[0];
-        high[0] = high[k] > high[0] ? high[k] : high[0];
-        any |= nan[k];
-    }
-    *least = any ? float_of(0x7fc00000) : low[0];
-    *most = any ? float_of(0x7fc00000) : high[0];
+    *least = nan ? float_of(0x7fc00000) : low;
+    *most = nan ? float_of(0x7fc00000) : high;
 }
 
 #define QUOTED(text) #text

@@ -268,10 +268,47 @@ int dyn_tensor_bounds(const dyn_tensor *self, dyn_number *least, dyn_number *mos
     else                                   \
         ARGUMENT(type, v < best.as_##type)
 
+/* Where the first best of float32 is: the bounds of a block say whether it holds a better one, and only the last such block
+ * is looked through. */
+enum { ARGUMENT_BLOCK = 4096 };
+typedef struct best_f32 {
+    float value;
+    uint64_t index;
+    bool first, nan;
+} best_f32;
+
+static size_t place_in(const float *v, size_t count, float value)
+{
+    size_t i = 0;
+    if (value != value)
+        while (i < count && v[i] == v[i]) i++;
+    else
+        while (i < count && v[i] != value) i++;
+    return i;
+}
+
+static void argument_f32(const float *v, size_t count, uint64_t at, bool largest, best_f32 *best)
+{
+    const dyn__kernels *kernels = dyn__kernels_pick();
+    const float *where = NULL;
+    size_t where_count = 0;
+    for (size_t i = 0; i < count && !best->nan; i += ARGUMENT_BLOCK) {
+        size_t n = count - i < ARGUMENT_BLOCK ? count - i : ARGUMENT_BLOCK;
+        float low, high;
+        kernels->bounds_f32(v + i, n, &low, &high);
+        float value = largest ? high : low;
+        bool better = best->first || value != value || (largest ? value > best->value : value < best->value);
+        if (!better) continue;
+        best->value = value, best->first = false, best->nan = value != value;
+        best->index = at + i;
+        where = v + i, where_count = n;
+    }
+    if (where != NULL) best->index += place_in(where, where_count, best->value);
+}
+
 static int argument(const dyn_tensor *self, bool largest, uint64_t *index)
 {
     union {
-        float as_float;
         double as_double;
         int64_t as_int64_t;
         uint64_t as_uint64_t;
@@ -282,12 +319,17 @@ static int argument(const dyn_tensor *self, bool largest, uint64_t *index)
     size_t count;
     uint64_t at = 0;
     bool first = true;
+    best_f32 narrow = {.first = true};
     int rc = check_order(self);
     if (rc < 0) return rc;
     dyn__source_start(&source, self);
     while ((count = next_wide(&source, self->dtype, &gathered, &widened, &piece)) > 0) {
         switch (way_of(self->dtype)) {
-        case AS_F32: ARGUMENTS(float); break;
+        case AS_F32:
+            argument_f32(piece, count, at, largest, &narrow);
+            *index = narrow.index;
+            if (narrow.nan) return DYN_OK;
+            break;
         case AS_F64: ARGUMENTS(double); break;
         case AS_I64: ARGUMENTS(int64_t); break;
         default: ARGUMENTS(uint64_t); break;
