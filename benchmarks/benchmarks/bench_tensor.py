@@ -10,7 +10,7 @@ from dynamo.quill import Tensor
 class Share:
     """What it costs to hand an array over, by copy and by view."""
 
-    params = [4096, 1 << 20, 64 << 20]
+    params = (4096, 1 << 20, 64 << 20)
     param_names = ("bytes",)
 
     def setup(self, nbytes):
@@ -55,7 +55,7 @@ class Share:
 class FromFrames:
     """A stream of frames into a tensor: one copy."""
 
-    params = [4096, 1 << 20, 64 << 20]
+    params = (4096, 1 << 20, 64 << 20)
     param_names = ("bytes",)
 
     def setup(self, nbytes):
@@ -88,7 +88,7 @@ class Convert:
 class Reduce:
     """Numbers out of float32."""
 
-    params = [4096, 1 << 20, 64 << 20]
+    params = (4096, 1 << 20, 64 << 20)
     param_names = ("bytes",)
 
     def setup(self, nbytes):

@@ -423,6 +423,9 @@ static void nan_and_zero_compare_as_they_should(void)
     CHECK_EQ(i, 1);
     CHECK_EQ(dyn_tensor_argmin(&x, &i), DYN_OK);
     CHECK_EQ(i, 1);
+    uint8_t yes[2] = {1, 0}, also[2] = {7, 0};
+    dyn_tensor one = flat(DYN_BOOL, yes, (int64_t[]){2}), seven = flat(DYN_BOOL, also, (int64_t[]){2});
+    CHECK(dyn_tensor_equal(&one, &seven, false));
     y.shape = (int64_t[]){2};
     CHECK_EQ(dyn_tensor_close(&x, &y, 0, 0, false), DYN_EINVAL);
     CHECK_EQ(dyn_tensor_argmin(&(dyn_tensor){.shape = (int64_t[]){0}, .ndim = 1, .dtype = DYN_FLOAT32}, &i),

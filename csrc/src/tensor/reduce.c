@@ -369,7 +369,10 @@ bool dyn_tensor_equal(const dyn_tensor *self, const dyn_tensor *other, bool nan_
     dyn__source_start(&a, self), dyn__source_start(&b, other);
     while ((count = dyn__source_next(&a, DYN__PIECE, &gathered[0], &p)) > 0) {
         dyn__source_next(&b, count, &gathered[1], &q);
-        if (way == AS_I64 || way == AS_U64) {
+        if (self->dtype == DYN_BOOL) { /* any byte but 0 is true */
+            const uint8_t *v = p, *w = q;
+            for (size_t i = 0; i < count; i++) bad += (v[i] != 0) != (w[i] != 0);
+        } else if (way == AS_I64 || way == AS_U64) {
             if (memcmp(p, q, count * dyn_dtype(self->dtype)->size) != 0) return false;
         } else if (way == AS_F64) {
             const double *v = p, *w = q;
