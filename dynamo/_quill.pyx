@@ -36,7 +36,7 @@ from dynamo.c_wire cimport (
     dyn_quill_reader_free, dyn_slice)
 from dynamo.c_zstd cimport DYN_ZSTD_LEVEL, DYN_ZSTD_THRESHOLD, dyn_zstd_compress, dyn_zstd_decompress
 
-from dynamo.errors import Cancelled, RemoteError, StreamBroken
+from dynamo.errors import Cancelled, RemoteError, StreamBroken, Truncated
 
 IDEMPOTENT = DYN_HTTP_CALL_IDEMPOTENT
 cdef enum:
@@ -119,7 +119,10 @@ def messages(data):
             if one.flags & DYN_QUILL_DATA:
                 found.append(PyBytes_FromStringAndSize(<const char *>one.payload.data, one.payload.size))
         check(rc)
-        check(dyn_quill_finish(&reader))
+        if dyn_quill_finish(&reader) < 0:
+            detail = dyn_error_detail().decode("utf-8", "replace")
+            dyn_error_clear()
+            raise Truncated(detail)
         return found
     finally:
         dyn_quill_reader_free(&reader)

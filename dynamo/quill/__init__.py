@@ -29,6 +29,7 @@ _TABLE: dict[str, str] = {
     "encode_varint": "dynamo._frames",
     "TlsContext": "dynamo._quill",
     "QuillClient": "dynamo.quill.client",
+    "DeadlineExceeded": "dynamo.quill.problem",
     "RpcError": "dynamo.quill.problem",
     "QuillServer": "dynamo.quill.server",
 }

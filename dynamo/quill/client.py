@@ -23,8 +23,18 @@ _T = TypeVar("_T")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z")
 _PROTO = "application/proto"
 _JSON = "application/json"
+TIMEOUT_HEADER = "quill-timeout-ms"
 _RETRIED = frozenset({408, 425, 429, 502, 503, 504})
 _MAX_PATHS = 1024
+
+
+def as_body(request: Any) -> Any:
+    """What is sent for a request: a tensor's frames, what tokens encode to, else the request's own bytes."""
+    if hasattr(request, "to_frames"):
+        return b"".join(request.to_frames())
+    if hasattr(request, "encode") and not isinstance(request, str):
+        return request.encode()
+    return request
 
 
 def _max_timeout(timeout_ms: int) -> int:
@@ -114,6 +124,7 @@ class QuillClient:
         )
         self._base_url = base_url
         self._headers: dict[str, str] = {}
+        self._bare: dict[tuple[str, bool], bytes] = {}  # for streams: their time is that between two items
         self._lines: dict[tuple[str, bool], bytes] = {}
         self._paths: dict[tuple[str, str], bytes] = {}
         self._write_lines()
@@ -169,7 +180,7 @@ class QuillClient:
 
     def _write_lines(self) -> None:
         # One block of bytes for each kind of call, made when a header changes and not when a call is made.
-        lines = {}
+        bare, lines = {}, {}
         given = {name.lower() for name in self._headers}
         own = b"".join(header_line(name, value) for name, value in self._headers.items())
         for kind in (_PROTO, _JSON):
@@ -177,11 +188,24 @@ class QuillClient:
                 block = [("Content-Type", kind), ("Accept", kind), ("Prefer", "prism=classic")]
                 if packed:
                     block.append(("Accept-Encoding", "zstd"))
-                lines[kind, packed] = (
-                    b"".join(header_line(*pair) for pair in block if pair[0].lower() not in given) + own
-                )
-        self._lines = lines
+                ours = b"".join(header_line(*pair) for pair in block if pair[0].lower() not in given)
+                bare[kind, packed] = ours + own
+                lines[kind, packed] = ours + own + self._time_line(self._timeout_ms)
+        self._bare, self._lines = bare, lines
         self._proto = lines[_PROTO, self._compress]
+
+    def _block(self, kind: str, timeout_ms: int | None) -> tuple[bytes, int]:
+        """The header lines of a call that has this much time, and the time."""
+        if timeout_ms is None:
+            return self._lines[kind, self._compress], self._timeout_ms
+        time_ms = _max_timeout(timeout_ms)
+        return self._bare[kind, self._compress] + self._time_line(time_ms), time_ms
+
+    def _time_line(self, time_ms: int) -> bytes:
+        """What tells a server how long it has; nothing when the program sets that header itself."""
+        if any(name.lower() == TIMEOUT_HEADER for name in self._headers):
+            return b""
+        return b"%s: %d\r\n" % (TIMEOUT_HEADER.encode(), time_ms)
 
     def _path(self, service: str, method: str) -> bytes:
         path = self._paths.get((service, method))
@@ -202,12 +226,16 @@ class QuillClient:
     def call(
         self, service: str, method: str, request: Buffer, *, timeout_ms: int | None = None, idempotent: bool = False
     ) -> bytes:
-        """Send `request`, give the answer. Anything with the buffer protocol is sent without a copy."""
+        """Send `request`, give the answer.
+
+        Anything with the buffer protocol is sent without a copy; a `Tensor` as its frames, tokens as they encode.
+        """
         path = self._paths.get((service, method)) or self._path(service, method)
-        time_ms = self._timeout_ms if timeout_ms is None else _max_timeout(timeout_ms)
+        lines, time_ms = (self._proto, self._timeout_ms) if timeout_ms is None else self._block(_PROTO, timeout_ms)
+        body = request if type(request) is bytes else as_body(request)
         if not idempotent:
-            return self._channel.unary(path, self._proto, request, time_ms, compress=self._compress)
-        return self._repeat(path, self._proto, request, time_ms)
+            return self._channel.unary(path, lines, body, time_ms, compress=self._compress)
+        return self._repeat(path, lines, body, time_ms)
 
     def call_json(
         self,
@@ -221,8 +249,8 @@ class QuillClient:
     ) -> Any:
         """The same with JSON both ways. `request` is what msgspec can encode; `type` is what the answer must be."""
         path = self._paths.get((service, method)) or self._path(service, method)
-        time_ms = self._timeout_ms if timeout_ms is None else _max_timeout(timeout_ms)
-        lines, body = self._lines[_JSON, self._compress], _encode(request)
+        lines, time_ms = self._block(_JSON, timeout_ms)
+        body = _encode(request)
         if idempotent:
             return _decode(self._repeat(path, lines, body, time_ms), type)
         return _decode(self._channel.unary(path, lines, body, time_ms, compress=self._compress), type)
@@ -231,17 +259,18 @@ class QuillClient:
         """Send `request`; iterate over the messages of the answer. Close it, or use ``with``, to leave early."""
         path = self._path(service, method)
         time_ms = self._timeout_ms if timeout_ms is None else _max_timeout(timeout_ms)
-        return self._channel.stream(path, self._lines[_PROTO, False], request, time_ms, compress=self._compress).open()
+        lines, body = self._bare[_PROTO, False], as_body(request)
+        return self._channel.stream(path, lines, body, time_ms, compress=self._compress).open()
 
     def upload_stream(
         self, service: str, method: str, requests: Iterable[Buffer], *, timeout_ms: int | None = None
     ) -> bytes:
         """Send messages as they come out of `requests`, then give the one answer."""
-        time_ms = self._timeout_ms if timeout_ms is None else _max_timeout(timeout_ms)
-        call = self._channel.upload(self._path(service, method), self._proto, time_ms)
+        lines, time_ms = self._block(_PROTO, timeout_ms)
+        call = self._channel.upload(self._path(service, method), lines, time_ms)
         try:
             for request in requests:
-                if call.send(request):
+                if call.send(as_body(request)):
                     call.flush()
                 if call.done:  # the server has heard enough
                     break
@@ -256,10 +285,10 @@ class QuillClient:
     ) -> Iterator[bytes]:
         """Send messages and give those of the answer as they come, where the server answers before it has read all."""
         time_ms = self._timeout_ms if timeout_ms is None else _max_timeout(timeout_ms)
-        stream = self._channel.stream(self._path(service, method), self._lines[_PROTO, False], None, time_ms)
+        stream = self._channel.stream(self._path(service, method), self._bare[_PROTO, False], None, time_ms)
         with stream:
             for request in requests:
-                stream.send(request)
+                stream.send(as_body(request))
                 stream.flush()
                 yield from stream.arrived()
                 if stream.done:
@@ -278,7 +307,7 @@ class QuillClient:
         for path in (b"/health", b"/healthz"):
             left_ms = max(1, int((deadline - time.monotonic()) * 1000))
             try:
-                status, _ = self._channel.get(path, self._lines[_JSON, False], left_ms)
+                status, _ = self._channel.get(path, self._bare[_JSON, False], left_ms)
             except (OSError, RuntimeError):
                 return False
             if status not in (404, 405, 501):
@@ -305,10 +334,11 @@ class QuillClient:
     ) -> bytes:
         """`call` for asyncio. Cancelling it closes its connection, so that the server sees it."""
         path = self._paths.get((service, method)) or self._path(service, method)
-        time_ms = self._timeout_ms if timeout_ms is None else _max_timeout(timeout_ms)
+        lines, time_ms = (self._proto, self._timeout_ms) if timeout_ms is None else self._block(_PROTO, timeout_ms)
+        body = request if type(request) is bytes else as_body(request)
         if idempotent:
-            return await self._arepeat(path, self._proto, request, time_ms)
-        call = self._channel.start(path, self._proto, request, time_ms, compress=self._compress)
+            return await self._arepeat(path, lines, body, time_ms)
+        call = self._channel.start(path, lines, body, time_ms, compress=self._compress)
         try:
             return await call.future
         except asyncio.CancelledError:
@@ -327,8 +357,8 @@ class QuillClient:
     ) -> Any:
         """`call_json` for asyncio."""
         path = self._path(service, method)
-        time_ms = self._timeout_ms if timeout_ms is None else _max_timeout(timeout_ms)
-        lines, body = self._lines[_JSON, self._compress], _encode(request)
+        lines, time_ms = self._block(_JSON, timeout_ms)
+        body = _encode(request)
         if idempotent:
             return _decode(await self._arepeat(path, lines, body, time_ms), type)
         call = self._channel.start(path, lines, body, time_ms, compress=self._compress)
@@ -362,8 +392,9 @@ class QuillClient:
         """
         path = self._path(service, method)
         time_ms = self._timeout_ms if timeout_ms is None else _max_timeout(timeout_ms)
-        channel, lines, packed = self._channel, self._lines[_PROTO, False], self._compress
-        return AsyncStream(lambda: channel.stream(path, lines, request, time_ms, here=False, compress=packed))
+        channel, lines, packed = self._channel, self._bare[_PROTO, False], self._compress
+        body = as_body(request)
+        return AsyncStream(lambda: channel.stream(path, lines, body, time_ms, here=False, compress=packed))
 
     async def aupload_stream(
         self,
@@ -374,11 +405,11 @@ class QuillClient:
         timeout_ms: int | None = None,
     ) -> bytes:
         """`upload_stream` for asyncio; `requests` may be an asynchronous iterable."""
-        time_ms = self._timeout_ms if timeout_ms is None else _max_timeout(timeout_ms)
-        call = self._channel.upload(self._path(service, method), self._proto, time_ms, here=False)
+        lines, time_ms = self._block(_PROTO, timeout_ms)
+        call = self._channel.upload(self._path(service, method), lines, time_ms, here=False)
         try:
             async for request in _each(requests):
-                if call.send(request):
+                if call.send(as_body(request)):
                     room = call.room()
                     if room is not None:
                         await room
@@ -402,7 +433,7 @@ class QuillClient:
         """`call_bidirectional` for asyncio: sending and receiving go on side by side."""
         path = self._path(service, method)
         time_ms = self._timeout_ms if timeout_ms is None else _max_timeout(timeout_ms)
-        channel, lines = self._channel, self._lines[_PROTO, False]
+        channel, lines = self._channel, self._bare[_PROTO, False]
         return AsyncStream(lambda: channel.stream(path, lines, None, time_ms, here=False), requests)
 
     # ---- the end
@@ -461,7 +492,7 @@ class AsyncStream(AsyncIterator[bytes]):
             async for request in _each(requests):
                 if call.done:
                     return
-                if call.send(request):
+                if call.send(as_body(request)):
                     room = call.room()
                     if room is not None:
                         await room

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dynamo.errors import RemoteError
+from dynamo.errors import RemoteError, RequestTimeout
 
-__all__ = ["RpcError", "problem"]
+__all__ = ["DeadlineExceeded", "RpcError", "problem"]
 
 _TITLES = {
     400: "Bad request",
@@ -71,11 +71,12 @@ class RpcError(RemoteError):
         super().__init__(f"RPC error: [{status}] {self.title}" + (f": {detail}" if detail else ""))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RpcError, (self.status, self.title, self.detail, self.type, self.instance, self.headers)
+        return type(self), (self.status, self.title, self.detail, self.type, self.instance, self.headers)
 
-    @classmethod
-    def from_answer(cls, status: int, headers: Mapping[str, str], body: bytes) -> RpcError:
+    @staticmethod
+    def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> RpcError:
         """The exception for an answer; any body is taken, problem details are read."""
+        cls = DeadlineExceeded if status == 504 else RpcError
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         found: Any = None
         if kind.endswith("json"):
@@ -100,6 +101,10 @@ class RpcError(RemoteError):
             _text(found.get("instance")) or None,
             headers,
         )
+
+
+class DeadlineExceeded(RpcError, RequestTimeout):
+    """The server gave up first (504): a `TimeoutError` like one of the client's own."""
 
 
 def _text(value: Any) -> str:

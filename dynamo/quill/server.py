@@ -3,76 +3,143 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dynamo._http import Request, Server, status_of
 from dynamo._quill import compress, decompress, frame, messages
 from dynamo.errors import InvalidArgument, Overloaded
-from dynamo.quill.client import _NAME
+from dynamo.quill.client import _NAME, TIMEOUT_HEADER, as_body
 from dynamo.quill.problem import RpcError, problem
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from dynamo._metrics import Registry
+    from dynamo._runtime import Context
+
 __all__ = ["QuillServer"]
 
 _log = logging.getLogger("dynamo.quill")
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
-_DATA, _END = 1, 2
+_END, _CANCEL = 2, 4
 _COMPRESS_FROM = 1024
+_PROTO, _JSON, _PROBLEM = "application/proto", "application/json", "application/problem+json"
+_LONGEST_MS = 3_600_000
 
 
 class _Method:
-    __slots__ = ("call", "kind", "path", "stream_request", "type")
+    """A registered handler: how it is called, and what it gives."""
 
-    def __init__(self, path: str, call: Callable[..., Any], type: Any, stream_request: bool) -> None:
+    def __init__(self, path: str, call: Callable[..., Any], type: Any, stream_request: bool, timeout_ms: int) -> None:
         self.path = path
         self.call = call
         self.type = type
         self.stream_request = stream_request
-        if inspect.isasyncgenfunction(call):
+        self.timeout_ms = timeout_ms
+        self.context = _context_of(call)
+        inner = call
+        while isinstance(inner, functools.partial):
+            inner = inner.func
+        if not inspect.isroutine(inner):
+            inner = type(inner).__call__
+        if inspect.isasyncgenfunction(inner):
             self.kind = "async stream"
-        elif inspect.isgeneratorfunction(call):
+        elif inspect.isgeneratorfunction(inner):
             self.kind = "stream"
-        elif inspect.iscoroutinefunction(call):
+        elif inspect.iscoroutinefunction(inner):
             self.kind = "async"
         else:
             self.kind = "sync"
+
+    def start(self, argument: Any, context: Context | None) -> Any:
+        if self.context == "keyword":
+            return self.call(argument, context=context)
+        return self.call(argument) if self.context is None else self.call(argument, context)
 
 
 class QuillServer:
     """Serves handlers to `QuillClient`, and to anything that speaks HTTP/1.1.
 
+    The handlers are those of `dynamo.runtime` endpoints: they take a request, and a `Context` when they have a second
+    parameter; the context is stopped when the client leaves or its time is over, and a coroutine is cancelled. A plain
+    function runs in a thread.
+
+    Parameters
+    ----------
+    max_body_bytes : int
+        Of a request, before and after decompression.
+    max_connections : int
+        Further clients are told 503; 0: 4096.
+    max_concurrency : int
+        Calls at one time; further ones are refused with 429. 0: no limit.
+    timeout_ms : int
+        For a call whose client names no time (or a longer one); 0: an hour.
+    auth : callable, optional
+        ``auth(headers)``, a function or coroutine function. False refuses with 401; an `RpcError` that it raises is
+        sent.
+        ``/health`` and ``/metrics`` are open.
+
     Examples
     --------
     >>> server = QuillServer()
     >>> @server.method("echo.v1.Echo", "Say")
-    ... def say(request):
+    ... async def say(request):
     ...     return request
+    >>> server
+    <QuillServer not running, 1 method>
     """
 
-    def __init__(self, *, max_body_bytes: int = 64 << 20, max_connections: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        max_body_bytes: int = 64 << 20,
+        max_connections: int = 0,
+        max_concurrency: int = 0,
+        timeout_ms: int = 0,
+        auth: Callable[[Mapping[str, str]], Any] | None = None,
+    ) -> None:
         self._max_body = max_body_bytes
-        self._limits: dict[str, Any] = {"max_body_bytes": max_body_bytes, "max_connections": max_connections}
+        self._max_connections = max_connections
+        self._max_concurrency = max_concurrency
+        self._timeout_ms = timeout_ms or _LONGEST_MS
+        self._auth = auth
         self._methods: dict[str, _Method] = {}
         self._server: Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
         self._grace = 5.0
+        self._running = 0
+        self._metrics: _Metrics | None = None
+
+    # ---- what it serves
 
     def method(
-        self, service: str, method: str, *, request: Any = None, stream_request: bool = False
+        self, service: str, method: str, *, request: Any = None, stream_request: bool = False, timeout_ms: int = 0
     ) -> Callable[[_Handler], _Handler]:
         """Register a handler: a function, a coroutine function, or a generator of either kind for a stream.
 
-        It is called with the request: bytes; the decoded value when the client sent JSON, of the type `request` when
-        that is given; a list of messages with ``stream_request=True``. It gives bytes, or what JSON can carry.
+        Parameters
+        ----------
+        service, method : str
+            ``POST /{service}/{method}``
+        request : type, optional
+            What the handler gets: `Tensor` or `TokenBatch`, decoded from their frames and bytes; any type that msgspec
+            can make from JSON. Without it bytes, or the decoded value when the client sent JSON.
+        stream_request : bool
+            The handler gets a list of the messages of a streamed request instead.
+        timeout_ms : int
+            For this method, in place of the server's.
+
+        The handler gives bytes, a `Tensor`, a `TokenBatch`, or what msgspec can put into JSON. A client that accepts
+        only JSON gets the items of a stream as one list.
         """
         for what, name in (("service", service), ("method", method)):
             if not isinstance(name, str) or not _NAME.match(name):
@@ -84,10 +151,20 @@ class QuillServer:
                 raise InvalidArgument(f"{path} is registered already")
             if self._server is not None:
                 raise RuntimeError(f"{path}: register before the server starts")
-            self._methods[path] = _Method(path, call, request, stream_request)
+            time_ms = min(timeout_ms or self._timeout_ms, _LONGEST_MS)
+            self._methods[path] = _Method(path, call, request, stream_request, time_ms)
             return call
 
         return register
+
+    def expose(self, service: str, method: str, client: Any, **options: Any) -> None:
+        """Serve an endpoint of `dynamo.runtime`: calls go to ``client.generate``, its items back as a stream."""
+
+        async def forward(request: Any, context: Context) -> AsyncIterator[Any]:
+            async for item in client.generate(request, annotated=False, context=context):
+                yield item
+
+        self.method(service, method, **options)(forward)
 
     # ---- running
 
@@ -125,16 +202,20 @@ class QuillServer:
 
     async def serve(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Serve on the running loop until cancelled."""
+        if self._server is not None:
+            raise RuntimeError("this server runs already")
         await self._main(host, port, None)
 
     async def _main(self, host: str, port: int, ready: threading.Event | None) -> None:
-        server = Server(host, port, **self._limits)
+        server = Server(host, port, max_body_bytes=self._max_body, max_connections=self._max_connections)
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
+        self._metrics = _Metrics()
         for method in self._methods.values():
             server.route("POST", method.path, _bind(self, method))
         server.route("*", "/", self._nothing_here, prefix=True)
         server.route_static("/health", '{"status":"healthy"}', open=True)
+        server.route_metrics("/metrics", self._metrics.registry, open=True)
         server.start()
         self._server = server
         if ready is not None:
@@ -162,7 +243,7 @@ class QuillServer:
 
     def __repr__(self) -> str:
         where = self._server.url if self._server is not None else "not running"
-        return f"<QuillServer {where}, {len(self._methods)} methods>"
+        return f"<QuillServer {where}, {len(self._methods)} method{'s' if len(self._methods) != 1 else ''}>"
 
     # ---- one call
 
@@ -172,57 +253,81 @@ class QuillServer:
         else:
             _refuse(x, 404, f"No handler registered for path: {x.path}", "Method not found")
 
+    async def _call(self, method: _Method, x: Request) -> None:
+        assert self._metrics is not None
+        started, status = time.monotonic(), 200
+        context: Context | None = None
+        self._running += 1
+        try:
+            if self._max_concurrency and self._running > self._max_concurrency:
+                raise RpcError(429, detail=f"more than {self._max_concurrency} calls at one time")
+            if self._auth is not None:
+                await self._check_auth(x)
+            if method.context is not None:
+                context = _new_context(x)
+            task = asyncio.current_task()
+            assert task is not None
+            why: list[int] = []  # the status when it was we who cancelled the task
+
+            def end(status: int) -> None:
+                why.append(status)
+                if context is not None:
+                    context.stop_generating()
+                task.cancel()
+
+            time_ms = _time_ms(x, method.timeout_ms)
+            timer = asyncio.get_running_loop().call_later(time_ms / 1000, end, 504)
+            x.on_closed(lambda: end(499))
+            try:
+                await self._work(method, x, context)
+            except asyncio.CancelledError:
+                status = why[0] if why else 503
+                if x.begun:
+                    x.abort()
+                elif status == 504:
+                    _refuse(x, 504, f"the call took longer than {time_ms} ms")
+                elif status == 503:
+                    _refuse(x, 503, "the server is stopping")
+                if not why:
+                    raise
+            finally:
+                timer.cancel()
+        except Exception as error:
+            status = self._fail(method, x, error)
+        finally:
+            self._running -= 1
+            self._metrics.count(method.path, status, time.monotonic() - started)
+
+    async def _work(self, method: _Method, x: Request, context: Context | None) -> None:
+        argument = self._argument(method, x)
+        if method.kind == "sync":
+            self._answer(x, await asyncio.to_thread(method.start, argument, context))
+        elif method.kind == "async":
+            self._answer(x, await method.start(argument, context))
+        else:
+            items = method.start(argument, context)
+            await self._stream(x, items if method.kind == "async stream" else _in_thread(items))
+
     def _argument(self, method: _Method, x: Request) -> Any:
         coding = (x.header("content-encoding") or "identity").strip().lower()
-        if coding == "zstd":
-            body = decompress(x, self._max_body)
-        elif coding == "identity":
-            body = x.body
-        else:
+        if coding not in ("identity", "zstd"):
             raise RpcError(415, detail=f"content-encoding {coding}: only zstd is known here")
+        body: Any = decompress(x, self._max_body) if coding == "zstd" else x
         if method.stream_request:
             return messages(body)
-        if (x.header("content-type") or "").partition(";")[0].strip().lower() != "application/json":
-            return body
-        import msgspec
+        kind = (x.header("content-type") or "").partition(";")[0].strip().lower()
+        if kind == _JSON:
+            import msgspec
 
-        return msgspec.json.decode(body) if method.type is None else msgspec.json.decode(body, type=method.type)
-
-    async def _call(self, method: _Method, x: Request) -> None:
-        try:
-            argument = self._argument(method, x)
-            if method.kind == "async":
-                self._answer(x, await method.call(argument))
-            elif method.kind == "sync":
-                self._answer(x, await asyncio.to_thread(method.call, argument))
-            elif method.kind == "async stream":
-                await self._stream(x, method.call(argument))
-            else:
-                await self._stream(x, _in_thread(method.call(argument)))
-        except asyncio.CancelledError:
-            if not x.begun:
-                _refuse(x, 503, "the server is stopping")
-            raise
-        except Exception as error:
-            if x.begun:  # nothing can be said any more: cut it, so that it does not pass for whole
-                _log.exception("%s failed in the middle of its stream", method.path)
-                x.abort()
-            elif isinstance(error, RpcError):
-                _refuse(x, error.status, error.detail, error.title, error.type)
-            else:
-                status, text = status_of(error)
-                if status == 529 or isinstance(error, Overloaded):
-                    status = 429
-                if status == 500:
-                    _log.exception("%s failed", method.path)
-                    text = ""
-                _refuse(x, status, text)
+            return msgspec.json.decode(body) if method.type is None else msgspec.json.decode(body, type=method.type)
+        if hasattr(method.type, "from_frames"):
+            return method.type.from_frames(memoryview(body))
+        if hasattr(method.type, "decode"):
+            return method.type.decode(memoryview(body))
+        return x.body if body is x else body
 
     def _answer(self, x: Request, value: Any) -> None:
-        if isinstance(value, (bytes, bytearray, memoryview)):
-            body, kind = value, "application/proto"
-        else:
-            body, kind = _json(value), "application/json"
+        body, kind = _encoded(value)
         if len(body) > _COMPRESS_FROM and "zstd" in (x.header("accept-encoding") or ""):
             packed = compress(body)
             if len(packed) < len(body):
@@ -231,12 +336,65 @@ class QuillServer:
         x.respond(body, 200, kind)
 
     async def _stream(self, x: Request, items: AsyncIterator[Any]) -> None:
-        x.begin(200, "application/proto")
-        async for item in items:
-            if not x.write(frame(item if isinstance(item, (bytes, bytearray, memoryview)) else _json(item))):
-                await x.drain()
-        x.write(frame(b"", _END))
-        x.end()
+        try:
+            if (x.header("accept") or "").strip().lower() == _JSON:
+                self._answer(x, [item async for item in items])
+                return
+            async for item in items:
+                if not x.begun:  # what is raised before the first item still becomes a status
+                    x.begin(200, _PROTO)
+                if not x.write(frame(_encoded(item)[0])):
+                    await x.drain()
+            if not x.begun:
+                x.begin(200, _PROTO)
+            x.write(frame(b"", _END))
+            x.end()
+        finally:
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _check_auth(self, x: Request) -> None:
+        assert self._auth is not None
+        verdict = self._auth(x.headers)
+        if inspect.isawaitable(verdict):
+            verdict = await verdict
+        if not verdict:
+            raise RpcError(401, detail="the credentials of this call were not accepted")
+
+    def _fail(self, method: _Method, x: Request, error: Exception) -> int:
+        if x.begun:  # no status can be said any more, but that the stream is not whole
+            if isinstance(error, ConnectionError):
+                x.abort()
+                return 499
+            _log.error("%s failed in the middle of its stream", method.path, exc_info=error)
+            x.write(frame(b"", _CANCEL))
+            x.end()
+            return 500
+        if isinstance(error, RpcError):
+            _refuse(x, error.status, error.detail, error.title, error.type)
+            return error.status
+        status, text = status_of(error)
+        if isinstance(error, Overloaded):
+            status = 429
+        if status == 500:  # what went wrong is for the log, not for the client
+            _log.error("%s failed", method.path, exc_info=error)
+            text = ""
+        _refuse(x, status, text)
+        return status
+
+
+class _Metrics:
+    def __init__(self) -> None:
+        from dynamo._metrics import Registry
+
+        self.registry: Registry = Registry()
+        self._calls = self.registry.counter("quill_calls_total", "Calls by method and status.", ("method", "status"))
+        self._seconds = self.registry.histogram("quill_call_seconds", "From request to answer.", ("method",))
+
+    def count(self, path: str, status: int, seconds: float) -> None:
+        self._calls.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
 
 
 def _bind(server: QuillServer, method: _Method) -> Callable[[Request], Any]:
@@ -248,17 +406,45 @@ def _bind(server: QuillServer, method: _Method) -> Callable[[Request], Any]:
     return handle
 
 
-async def _in_thread(items: Any) -> AsyncIterator[Any]:
+def _context_of(call: Callable[..., Any]) -> str | None:
+    """How a handler wants its context: as keyword, as second argument, or not at all."""
+    try:
+        parameters = list(inspect.signature(call).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    for parameter in parameters:
+        if parameter.name == "context" and parameter.kind is not parameter.VAR_POSITIONAL:
+            return "keyword"
+    plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
+    return "second" if len(plain) >= 2 else None
+
+
+def _new_context(x: Request) -> Context:
+    from dynamo._runtime import Context
+
+    return Context(x.id, headers=x.headers)
+
+
+def _time_ms(x: Request, limit: int) -> int:
+    asked = x.header(TIMEOUT_HEADER) or ""
+    return min(int(asked), limit) if asked.isdigit() and len(asked) < 12 and int(asked) > 0 else limit
+
+
+async def _in_thread(items: Iterator[Any]) -> AsyncIterator[Any]:
     end = object()
     while (item := await asyncio.to_thread(next, items, end)) is not end:
         yield item
 
 
-def _json(value: Any) -> bytes:
+def _encoded(value: Any) -> tuple[Any, str]:
+    """A result as bytes, and what kind of bytes they are."""
+    body = as_body(value)
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return body, _PROTO
     import msgspec
 
-    return msgspec.json.encode(value)
+    return msgspec.json.encode(value), _JSON
 
 
 def _refuse(x: Request, status: int, detail: str = "", title: str = "", type: str = "") -> None:
-    x.respond(problem(status, detail, title, type), status, "application/problem+json")
+    x.respond(problem(status, detail, title, type), status, _PROBLEM)

@@ -11,7 +11,7 @@ def _openssl(*args, cwd):
 
 
 class Authority:
-    """`ca`, and what it vouches for: `server` (127.0.0.1, localhost), `wrong` (other.test), `client`; `stranger` by nobody."""
+    """`ca` vouches for `server` (127.0.0.1, localhost), `wrong` (other.test), `expired`, `client`, not `stranger`."""
 
     def __init__(self, folder):
         if shutil.which("openssl") is None:
@@ -20,7 +20,8 @@ class Authority:
         self._key("ca")
         _openssl(
             "req", "-x509", "-new", "-key", "ca.key", "-days", "30", "-subj", "/CN=test authority", "-out", "ca.pem",
-            "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign", cwd=folder,
+            "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign",
+            cwd=folder,
         )  # fmt: skip
         self._signed("server", "subjectAltName=IP:127.0.0.1,DNS:localhost")
         self._signed("wrong", "subjectAltName=DNS:other.test")
@@ -50,8 +51,8 @@ class Authority:
                      "-startdate", "20200101000000Z", "-enddate", "20200102000000Z", "-extfile", "extension", "-notext",
                      "-out", f"{name}.pem", cwd=self.folder)  # fmt: skip
             return
-        _openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30",
-                 "-extfile", "extension", "-out", f"{name}.pem", cwd=self.folder)  # fmt: skip
+        _openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+                 "-days", "30", "-extfile", "extension", "-out", f"{name}.pem", cwd=self.folder)  # fmt: skip
 
     def __call__(self, name):
         return str(self.folder / name)

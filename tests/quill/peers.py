@@ -144,7 +144,8 @@ def scripted_server(*answers, linger=False):
 
 
 def answer(body=b"", status="200 OK", headers=""):
-    return f"HTTP/1.1 {status}\r\n{headers}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    # "close", as the scripted server will: else the next call may meet the connection just before it goes
+    return f"HTTP/1.1 {status}\r\n{headers}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def problem(status, **fields):

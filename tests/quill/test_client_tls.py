@@ -201,7 +201,8 @@ def test_an_end_without_tls_goodbye_is_not_the_end_of_an_answer(authority):
 
 
 def test_nginx_over_tls(authority, tmp_path):
-    lines = f"""ssl_protocols TLSv1.2 TLSv1.3; ssl_certificate {authority("server.pem")}; ssl_certificate_key {authority("server.key")};
+    lines = f"""ssl_protocols TLSv1.2 TLSv1.3;
+                ssl_certificate {authority("server.pem")}; ssl_certificate_key {authority("server.key")};
                 ssl_client_certificate {authority("ca.pem")}; ssl_verify_client optional;
                 location / {{ return 200 '$ssl_protocol $ssl_client_s_dn'; }}"""
     with nginx_server(tmp_path / "nginx", lines, ssl=True) as url:

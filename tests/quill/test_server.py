@@ -1,0 +1,422 @@
+"""QuillServer, called by our client and by people's own: httpx and curl."""
+
+import asyncio
+import json
+import shutil
+import subprocess
+import threading
+import time
+
+import httpx
+import msgspec
+import numpy as np
+import pytest
+
+from dynamo import errors, quill
+from dynamo._quill import compress, decompress, messages
+
+from .peers import frame
+
+
+class Point(msgspec.Struct):
+    x: int
+    y: int = 0
+
+
+class Handlers:
+    """What the tests can look at."""
+
+    def __init__(self):
+        self.stopped = threading.Event()
+        self.cancelled = threading.Event()
+
+
+@pytest.fixture(scope="module")
+def seen():
+    return Handlers()
+
+
+@pytest.fixture(scope="module")
+def server(seen):
+    server = quill.QuillServer(max_body_bytes=1 << 20)
+
+    @server.method("t.S", "Echo")
+    async def echo(request):
+        return request
+
+    @server.method("t.S", "Plain")
+    def plain(request):
+        return {"thread": threading.current_thread().name, "request": len(request)}
+
+    @server.method("t.S", "Move", request=Point)
+    async def move(point):
+        return Point(point.x + 1, point.y)
+
+    @server.method("t.S", "Double", request=quill.Tensor)
+    async def double(tensor):
+        return quill.Tensor(tensor.to_numpy() * 2)
+
+    @server.method("t.S", "Reverse", request=quill.TokenBatch)
+    async def reverse(batch):
+        return quill.TokenBatch.from_tokens(list(batch)[::-1])
+
+    @server.method("t.S", "Count")
+    async def count(request):
+        for i in range(int(request)):
+            yield {"i": i}
+
+    @server.method("t.S", "PlainCount")
+    def plain_count(request):
+        for i in range(int(request)):
+            yield b"%d" % i
+
+    @server.method("t.S", "Context")
+    async def with_context(request, context):
+        return {"id": context.id(), "stopped": context.is_stopped()}
+
+    @server.method("t.S", "Sleep")
+    async def sleep(request, context):
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            if context.is_stopped():
+                seen.stopped.set()
+            seen.cancelled.set()
+            raise
+
+    @server.method("t.S", "Endless")
+    async def endless(request):
+        try:
+            while True:
+                yield b"x" * 100_000
+                await asyncio.sleep(0)
+        finally:
+            seen.cancelled.set()
+
+    @server.method("t.S", "Broken")
+    async def broken(request):
+        raise ZeroDivisionError("a secret of ours")
+
+    @server.method("t.S", "BrokenStream")
+    async def broken_stream(request):
+        yield b"one"
+        raise ZeroDivisionError("a secret of ours")
+
+    @server.method("t.S", "Refuses")
+    async def refuses(request):
+        raise {
+            "busy": errors.Overloaded("full"),
+            "what": errors.InvalidArgument("no"),
+            "where": errors.NotFound("gone"),
+        }[request.decode()]
+
+    with server:
+        yield server
+
+
+@pytest.fixture
+def client(server):
+    with quill.QuillClient(server.address) as client:
+        yield client
+
+
+def post(server, method, body=b"", **headers):
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.post(f"{server.address}/t.S/{method}", content=body, headers=headers)
+
+
+# ---- other people's clients
+
+
+def test_httpx_calls_it(server):
+    answer = post(server, "Echo", b"hello", content_type="application/proto")
+    assert (answer.status_code, answer.content) == (200, b"hello")
+    assert answer.headers["content-type"] == "application/proto"
+    answer = post(server, "Echo", b'{"a": [1, 2]}', content_type="application/json; charset=utf-8")
+    assert (answer.json(), answer.headers["content-type"]) == ({"a": [1, 2]}, "application/json")
+
+
+def test_curl_calls_it(server):
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    out = subprocess.run(
+        ["curl", "-sS", "-H", "Content-Type: application/json", "-d", '{"x": 41}', f"{server.address}/t.S/Move"],
+        capture_output=True, check=True, timeout=20,
+    )  # fmt: skip
+    assert json.loads(out.stdout) == {"x": 42, "y": 0}
+
+
+def test_a_stream_is_frames_for_others_too(server):
+    with httpx.stream("POST", f"{server.address}/t.S/Count", content=b"3") as answer:
+        assert answer.headers["transfer-encoding"] == "chunked"
+        body = answer.read()
+    assert body == b"".join(frame(b'{"i":%d}' % i) for i in range(3)) + frame(b"", 2)
+    assert messages(body) == [b'{"i":0}', b'{"i":1}', b'{"i":2}']
+
+
+def test_who_takes_only_json_gets_the_items_as_a_list(server, client):
+    assert client.call_json("t.S", "Count", 3) == [{"i": 0}, {"i": 1}, {"i": 2}]
+
+
+# ---- arguments and results
+
+
+def test_types_are_made_from_json_and_checked(server, client):
+    assert client.call_json("t.S", "Move", {"x": 1}, type=Point) == Point(2, 0)
+    with pytest.raises(quill.RpcError) as caught:
+        client.call_json("t.S", "Move", {"x": "one"})
+    assert caught.value.status == 400
+    assert "x" in caught.value.detail
+
+
+def test_tensors_and_tokens_are_arguments_and_results(client):
+    tensor = quill.Tensor.from_numpy(np.arange(100_000, dtype=np.float32).reshape(100, 1000), name="w")
+    got = quill.Tensor.from_frames(client.call("t.S", "Double", tensor))
+    assert got.shape == tensor.shape
+    assert np.array_equal(got.to_numpy(), tensor.to_numpy() * 2)
+    batch = quill.TokenBatch.from_tokens([quill.Token(i, i) for i in range(10)])
+    assert quill.TokenBatch.decode(client.call("t.S", "Reverse", batch)).token_ids() == list(range(10))[::-1]
+    with pytest.raises(quill.RpcError) as caught:
+        client.call("t.S", "Double", b"no tensor")
+    assert caught.value.status == 400
+
+
+def test_plain_functions_run_in_threads(client):
+    assert client.call_json("t.S", "Plain", [1, 2])["thread"] not in ("MainThread", "quill-server")
+    assert list(client.call_stream("t.S", "PlainCount", b"20")) == [b"%d" % i for i in range(20)]
+
+
+def test_a_handler_gets_a_context_when_it_wants_one(client):
+    client.set_header("X-Request-Id", "r-17")
+    assert client.call_json("t.S", "Context", {}) == {"id": "r-17", "stopped": False}
+
+
+def test_bodies_are_decompressed_within_the_limit(server):
+    text = b"again and " * 1000
+    answer = post(server, "Echo", compress(text), content_encoding="zstd")
+    assert answer.content == text
+    raw = httpx.Client(headers={"accept-encoding": "zstd"})
+    with raw.stream("POST", f"{server.address}/t.S/Echo", content=text) as answer:
+        assert answer.headers["content-encoding"] == "zstd"
+        assert decompress(b"".join(answer.iter_raw()), len(text)) == text
+    assert post(server, "Echo", compress(bytes(2 << 20)), content_encoding="zstd").status_code == 429
+    assert post(server, "Echo", b"not zstd", content_encoding="zstd").status_code == 400
+    assert post(server, "Echo", b"zip", content_encoding="gzip").status_code == 415
+    assert post(server, "Echo", bytes(2 << 20)).status_code == 413
+
+
+# ---- refusals
+
+
+def test_problems_are_told_as_problem_json(server):
+    answer = httpx.post(f"{server.address}/x/y")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json() == {
+        "type": "urn:quill:error:404",
+        "title": "Method not found",
+        "status": 404,
+        "detail": "No handler registered for path: /x/y",
+    }
+    answer = httpx.get(f"{server.address}/t.S/Echo")
+    assert (answer.status_code, answer.json()["title"]) == (405, "Method not allowed")
+    assert answer.json()["detail"] == "Only POST is supported for RPC calls"
+
+
+def test_what_breaks_inside_is_not_told_outside(server, client):
+    answer = post(server, "Broken")
+    assert answer.status_code == 500
+    assert "secret" not in answer.text and "Zero" not in answer.text
+    assert answer.json()["title"] == "Internal server error"
+    stream = client.call_stream("t.S", "BrokenStream", b"")
+    assert next(stream) == b"one"
+    with pytest.raises(errors.Cancelled):
+        next(stream)
+
+
+@pytest.mark.parametrize(("word", "status"), [("busy", 429), ("what", 400), ("where", 404)])
+def test_our_errors_have_their_status(server, word, status):
+    assert post(server, "Refuses", word.encode()).status_code == status
+
+
+@pytest.mark.parametrize("body", [b"\xff" * 11, frame(b"a")[:1], frame(b"", 4)])
+def test_streams_that_cannot_be_are_refused(body):
+    server = quill.QuillServer()
+
+    @server.method("t.S", "Join", stream_request=True)
+    async def join(requests):
+        return b"".join(requests)
+
+    with server:
+        assert 400 <= post(server, "Join", body).status_code < 500
+        assert post(server, "Join", frame(b"a") + frame(b"b", 3)).content == b"ab"
+
+
+def test_registration_is_checked():
+    server = quill.QuillServer()
+    server.method("a.B", "C")(lambda request: request)
+    with pytest.raises(ValueError, match="already"):
+        server.method("a.B", "C")(lambda request: request)
+    with pytest.raises(ValueError, match="service"):
+        server.method("a/b", "C")
+    with pytest.raises(RuntimeError, match="does not run"):
+        server.address  # noqa: B018
+    assert repr(server) == "<QuillServer not running, 1 method>"
+    with server:
+        with pytest.raises(RuntimeError, match="before the server starts"):
+            server.method("a.B", "D")(lambda request: request)
+        with pytest.raises(RuntimeError, match="runs already"):
+            server.start()
+
+
+# ---- time, cancellation, limits
+
+
+def test_a_client_that_leaves_stops_its_handler(client, seen):
+    seen.cancelled.clear()
+    with pytest.raises(TimeoutError):
+        client.call("t.S", "Sleep", b"", timeout_ms=100)
+    assert seen.cancelled.wait(10)
+    assert seen.stopped.is_set()
+    seen.cancelled.clear()
+    with client.call_stream("t.S", "Endless", b"") as stream:
+        next(stream)
+    assert seen.cancelled.wait(10)
+
+
+def test_a_call_has_the_time_that_its_client_gives_it(server):
+    start = time.monotonic()
+    answer = post(server, "Sleep", quill_timeout_ms="50")
+    assert (answer.status_code, answer.json()["title"]) == (504, "Deadline exceeded")
+    assert time.monotonic() - start < 10
+    client = quill.QuillClient(server.address)
+    client.set_header("Quill-Timeout-Ms", "50")
+    with pytest.raises(quill.DeadlineExceeded) as caught:
+        client.call("t.S", "Sleep", b"", timeout_ms=10000)
+    assert isinstance(caught.value, TimeoutError)
+    assert caught.value.status == 504
+
+
+def test_calls_at_one_time_are_limited():
+    server = quill.QuillServer(max_concurrency=2)
+    go = threading.Event()
+
+    @server.method("t.S", "Wait")
+    def wait(request):
+        go.wait(10)
+        return b"done"
+
+    with server:
+        client = quill.QuillClient(server.address)
+
+        async def main():
+            calls = [asyncio.create_task(client.acall("t.S", "Wait", b"")) for _ in range(5)]
+            done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            while len(done) < 3:
+                done, _ = await asyncio.wait(calls, timeout=0.05)
+            go.set()
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+        results = asyncio.run(main())
+    assert results.count(b"done") == 2
+    assert [e.status for e in results if isinstance(e, quill.RpcError)] == [429] * 3
+
+
+def test_the_auth_hook_decides():
+    async def check(headers):
+        if headers.get("x-api-key") == "banned":
+            raise quill.RpcError(403, detail="not you")
+        return headers.get("authorization") == "Bearer good"
+
+    server = quill.QuillServer(auth=check)
+    server.method("t.S", "Echo")(lambda request: request)
+    with server:
+        client = quill.QuillClient(server.address)
+        with pytest.raises(quill.RpcError) as caught:
+            client.call("t.S", "Echo", b"")
+        assert caught.value.status == 401
+        client.set_bearer_token("good")
+        assert client.call("t.S", "Echo", b"in") == b"in"
+        client.set_api_key("banned")
+        with pytest.raises(quill.RpcError, match="not you"):
+            client.call("t.S", "Echo", b"")
+        assert quill.QuillClient(server.address).health_check()
+
+
+def test_a_stop_lets_calls_end():
+    server = quill.QuillServer()
+    begun = threading.Event()
+
+    @server.method("t.S", "Slow")
+    async def slow(request):
+        begun.set()
+        await asyncio.sleep(0.2)
+        return b"done"
+
+    server.start()
+    address, results = server.address, []
+    client = quill.QuillClient(address)
+    thread = threading.Thread(target=lambda: results.append(client.call("t.S", "Slow", b"")))
+    thread.start()
+    assert begun.wait(10)
+    server.stop()
+    thread.join(10)
+    assert results == [b"done"]
+    with pytest.raises(ConnectionError):
+        quill.QuillClient(address).call("t.S", "Slow", b"")
+    server.start()  # it can start again
+    assert quill.QuillClient(server.address).call("t.S", "Slow", b"") == b"done"
+    server.stop()
+
+
+def test_a_port_that_is_taken_is_an_error(server):
+    with pytest.raises(OSError):
+        quill.QuillServer().start(port=int(server.address.rpartition(":")[2]))
+
+
+def test_health_and_metrics_are_there(server, client):
+    client.call("t.S", "Echo", b"")
+    assert httpx.get(f"{server.address}/health").json() == {"status": "healthy"}
+    text = httpx.get(f"{server.address}/metrics").text
+    assert 'quill_calls_total{method="/t.S/Echo",status="200"}' in text
+    assert "quill_call_seconds_bucket" in text
+
+
+# ---- beside the runtime
+
+
+def test_an_endpoint_of_the_runtime_is_exposed_in_one_line(run_python, tmp_path):
+    from dynamo.runtime import DistributedRuntime
+
+    async def main():
+        runtime = DistributedRuntime(asyncio.get_running_loop(), "file", "tcp")
+        endpoint = runtime.namespace("ns").component("c").endpoint("generate")
+
+        async def generate(request):
+            for i in range(request["n"]):
+                yield {"token": i}
+
+        serving = asyncio.create_task(endpoint.serve_endpoint(generate))
+        client = await endpoint.client()
+        await client.wait_for_instances()
+        server = quill.QuillServer()
+        server.expose("llm.v1.LLM", "Generate", client)
+        running = asyncio.create_task(server.serve())
+        while True:
+            await asyncio.sleep(0.005)
+            try:
+                address = server.address
+                break
+            except RuntimeError:
+                continue
+        caller = quill.QuillClient(address)
+        assert await caller.acall_json("llm.v1.LLM", "Generate", {"n": 3}) == [{"token": i} for i in range(3)]
+        caller.set_header("Content-Type", "application/json")
+        got = [json.loads(m) async for m in caller.acall_stream("llm.v1.LLM", "Generate", b'{"n": 2}')]
+        assert got == [{"token": 0}, {"token": 1}]
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        runtime.shutdown()
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
