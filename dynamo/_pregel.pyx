@@ -28,6 +28,7 @@ from dynamo._channels cimport (
     BaseChannel, Held, IDLE_ASK, IDLE_CLEARS, IDLE_FINISHES, IDLE_NEVER, MISSING, Topic, idle_kind)
 from dynamo import _channels as channel_module
 from random import getrandbits
+from time import time as now
 
 cdef extern from "Python.h":
     int PyObject_GenericSetAttr(object o, object name, object value) except -1
@@ -965,7 +966,7 @@ cdef class Preparer:
         run_id = self.config.get("run_id")
         if extra is None:
             info = build(ExecutionInfo, info_names, (
-                checkpoint["id"], task_ns, task_id, self.conf.get("thread_id"), str(run_id) if run_id else None, 1, None))
+                checkpoint["id"], task_ns, task_id, self.conf.get("thread_id"), str(run_id) if run_id else None, 1, now()))
         else:
             info = runtime.execution_info
         before = checkpoint["channel_values"].get("__previous__") if previous else runtime.previous

@@ -101,7 +101,7 @@ def _start(
         if CONTEXT_NOT_SUPPORTED or context is None:
             return loop.create_task(coro, name=name)
         if EAGER_NOT_SUPPORTED or lazy:
-            return loop.create_task(coro, name=name, context=context)
+            return loop.create_task(coro, name=name, context=context)  # type: ignore[call-arg, unused-ignore]
         return asyncio.eager_task_factory(loop, coro, name=name, context=context)  # type: ignore[attr-defined, no-any-return, unused-ignore]
     except RuntimeError:  # the loop is closed: nobody will ever await this
         coro.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from dynamo import _pregel
 from dynamo._pregel import Counter as LazyAtomicCounter
 from dynamo._pregel import (
     apply_writes,
@@ -17,9 +18,6 @@ from dynamo._pregel import (
 from dynamo._pregel import null_version_of as checkpoint_null_version
 from dynamo._pregel import scratchpad as _scratchpad
 from dynamo.langgraph._internal._config import merge_configs
-from dynamo.langgraph.runtime import DEFAULT_RUNTIME, ExecutionInfo, Runtime
-
-from dynamo import _pregel
 from dynamo.langgraph._internal._constants import INTERRUPT, RESERVED
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._typing import EMPTY_SEQ
@@ -28,6 +26,7 @@ from dynamo.langgraph.channels.untracked_value import UntrackedValue
 from dynamo.langgraph.constants import TAG_HIDDEN
 from dynamo.langgraph.errors import NodeError
 from dynamo.langgraph.pregel._call import get_runnable_for_task, identifier
+from dynamo.langgraph.runtime import DEFAULT_RUNTIME, ExecutionInfo, Runtime
 from dynamo.langgraph.types import CacheKey, PregelExecutableTask, PregelTask, Send
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class Call:
         input: tuple[tuple[Any, ...], dict[str, Any]],
         *,
         retry_policy: Sequence[RetryPolicy] | None,
-        cache_policy: CachePolicy | None,
+        cache_policy: CachePolicy[Any] | None,
         callbacks: Any,
         timeout: TimeoutPolicy | None = None,
     ) -> None:
@@ -113,7 +112,7 @@ def should_interrupt(checkpoint: Any, interrupt_nodes: Any, tasks: Any) -> list[
     return [t for t in tasks if t.name in interrupt_nodes]
 
 
-def sanitize_untracked_values_in_send(packet: Send, channels: Mapping[str, BaseChannel]) -> Send:
+def sanitize_untracked_values_in_send(packet: Send, channels: Mapping[str, BaseChannel[Any, Any, Any]]) -> Send:
     """A Send without the values of channels that are never saved."""
     if not isinstance(packet.arg, dict):
         return packet

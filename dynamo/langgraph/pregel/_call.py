@@ -37,7 +37,7 @@ def identifier(obj: Any, name: str | None = None) -> str | None:
     from dynamo.langgraph._internal._runnable import RunnableCallable, RunnableSeq
     from dynamo.langgraph.pregel._read import PregelNode
 
-    wrappers = ((PregelNode, lambda node: node.bound), (RunnableSeq, lambda seq: seq.steps[0]))
+    wrappers: Any = ((PregelNode, lambda node: node.bound), (RunnableSeq, lambda seq: seq.steps[0]))
     for kind, inner in (*wrappers, (RunnableCallable, lambda runnable: runnable.func)):
         if isinstance(obj, kind):
             obj = inner(obj)
@@ -122,7 +122,7 @@ def call(
     func: Callable[..., Any],
     *args: Any,
     retry_policy: Sequence[RetryPolicy] | None = None,
-    cache_policy: CachePolicy | None = None,
+    cache_policy: CachePolicy[Any] | None = None,
     timeout: float | timedelta | TimeoutPolicy | None = None,
     **kwargs: Any,
 ) -> SyncAsyncFuture[Any]:

@@ -20,9 +20,8 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dynamo._pregel import copy_checkpoint, empty_checkpoint
-
 from dynamo import _pregel
+from dynamo._pregel import copy_checkpoint, empty_checkpoint
 from dynamo.langgraph._internal._constants import (
     CONF,
     CONFIG_KEY_CHECKPOINT_ID,
@@ -94,12 +93,12 @@ def exit_delta_late_task_id(step: int, task_id: str) -> str:
 # ------------------------------------------------------------------ which delta channels get a snapshot
 
 
-def _deltas(channels: Mapping[str, Any]) -> list[tuple[str, DeltaChannel]]:
+def _deltas(channels: Mapping[str, Any]) -> list[tuple[str, DeltaChannel[Any]]]:
     return [(name, channel) for name, channel in channels.items() if isinstance(channel, DeltaChannel)]
 
 
 def delta_channels_to_snapshot(
-    channels: Mapping[str, BaseChannel],
+    channels: Mapping[str, BaseChannel[Any, Any, Any]],
     counters_since_delta_snapshot: Mapping[str, tuple[int, int]],
     channel_versions: Mapping[str, Any],
 ) -> set[str]:
@@ -124,7 +123,9 @@ def delta_channels_to_snapshot(
 
 
 def advance_counters(
-    channels: Mapping[str, BaseChannel], counters: Mapping[str, tuple[int, int]] | None, updated: Iterable[str]
+    channels: Mapping[str, BaseChannel[Any, Any, Any]],
+    counters: Mapping[str, tuple[int, int]] | None,
+    updated: Iterable[str],
 ) -> dict[str, tuple[int, int]]:
     """The counters one superstep later, given which channels it updated."""
     before = counters or {}
@@ -159,7 +160,7 @@ def get_updated_channels_from_tasks(run_tasks: Iterable[Any]) -> set[str]:
 
 
 def create_checkpoint_plan_for_update_state_api(
-    channels: Mapping[str, BaseChannel],
+    channels: Mapping[str, BaseChannel[Any, Any, Any]],
     updated_channels: set[str],
     *,
     source: str,
@@ -188,7 +189,7 @@ def create_checkpoint_plan_for_update_state_api(
 
 def create_checkpoint(
     checkpoint: Checkpoint,
-    channels: Mapping[str, BaseChannel] | None,
+    channels: Mapping[str, BaseChannel[Any, Any, Any]] | None,
     step: int,
     *,
     id: str | None = None,
@@ -223,7 +224,7 @@ def create_checkpoint(
 
 def _add_snapshots(
     made: Checkpoint,
-    channels: Mapping[str, BaseChannel],
+    channels: Mapping[str, BaseChannel[Any, Any, Any]],
     wanted: set[str],
     get_next_version: Callable[[Any, None], Any] | None,
     stored: Mapping[str, Any] | None,
@@ -243,6 +244,8 @@ def _add_snapshots(
             bumps[name] = (before, versions[name])
         made["channel_values"][name] = _DeltaSnapshot(channels[name].get())
     if bumps:
+        if isinstance(channels, _pregel.ChannelMap):
+            channels.forget_top()
         made["versions_seen"] = _bumps_as_seen(made["versions_seen"], bumps, trigger_to_nodes)
 
 
@@ -293,13 +296,13 @@ def versions_seen_without_bumps(versions_seen: dict[str, Any]) -> dict[str, Any]
 
 def _split(
     specs: Mapping[str, Any], checkpoint: Checkpoint
-) -> tuple[dict[str, BaseChannel], dict[str, Any], list[str]]:
+) -> tuple[dict[str, BaseChannel[Any, Any, Any]], dict[str, Any], list[str]]:
     """Live channels, managed values, and the names of channels whose history must be replayed.
 
     A reducer channel without a stored value was a delta channel when it was saved, so its history counts too.
     """
     values, versions = checkpoint["channel_values"], checkpoint["channel_versions"]
-    channels: dict[str, BaseChannel] = {}
+    channels: dict[str, BaseChannel[Any, Any, Any]] = {}
     managed: dict[str, Any] = {}
     old = []
     for name, spec in specs.items():
@@ -313,8 +316,8 @@ def _split(
     return channels, managed, old
 
 
-def _replayed(spec: Any, history: Mapping[str, Any]) -> BaseChannel:
-    channel: Any = spec.from_checkpoint(history.get("seed", MISSING))
+def _replayed(spec: Any, history: Mapping[str, Any]) -> BaseChannel[Any, Any, Any]:
+    channel: BaseChannel[Any, Any, Any] = spec.from_checkpoint(history.get("seed", MISSING))
     if isinstance(channel, DeltaChannel):
         channel.replay_writes(history["writes"])
     else:
@@ -326,7 +329,7 @@ def _replayed(spec: Any, history: Mapping[str, Any]) -> BaseChannel:
 def _need(old: list[str], saver: Any, config: Any) -> None:
     if saver is None or config is None:
         raise ValueError(
-            f"The delta channels {old} are saved as writes, and reading these needs a checkpointer and a config: "
+            f"The delta channels {old} are saved as writes and no checkpointer (or no config) was given to read them: "
             "pass saver= and config="
         )
 
@@ -335,9 +338,9 @@ def channels_from_checkpoint(
     specs: Mapping[str, Any],
     checkpoint: Checkpoint,
     *,
-    saver: BaseCheckpointSaver | None = None,
+    saver: BaseCheckpointSaver[Any] | None = None,
     config: Any = None,
-) -> tuple[Mapping[str, BaseChannel], Mapping[str, Any]]:
+) -> tuple[Mapping[str, BaseChannel[Any, Any, Any]], Mapping[str, Any]]:
     """Live channels and managed values out of a checkpoint; one call to the saver for all histories."""
     if not checkpoint["channel_versions"]:
         return _pregel.fresh_channels(specs, checkpoint["channel_values"])
@@ -353,9 +356,9 @@ async def achannels_from_checkpoint(
     specs: Mapping[str, Any],
     checkpoint: Checkpoint,
     *,
-    saver: BaseCheckpointSaver | None = None,
+    saver: BaseCheckpointSaver[Any] | None = None,
     config: Any = None,
-) -> tuple[Mapping[str, BaseChannel], Mapping[str, Any]]:
+) -> tuple[Mapping[str, BaseChannel[Any, Any, Any]], Mapping[str, Any]]:
     """`channels_from_checkpoint` for an asynchronous saver."""
     if not checkpoint["channel_versions"]:
         return _pregel.fresh_channels(specs, checkpoint["channel_values"])
@@ -376,7 +379,7 @@ def _latest_of(config: Any) -> Any:
     return {**config, CONF: configurable}
 
 
-def checkpoint_superseded(saver: BaseCheckpointSaver, config: Any, saved: CheckpointTuple) -> bool:
+def checkpoint_superseded(saver: BaseCheckpointSaver[Any], config: Any, saved: CheckpointTuple) -> bool:
     """Whether the thread has gone on since `saved`, which `config` asked for by id."""
     if not config[CONF].get(CONFIG_KEY_CHECKPOINT_ID):
         return False
@@ -384,7 +387,7 @@ def checkpoint_superseded(saver: BaseCheckpointSaver, config: Any, saved: Checkp
     return head is not None and head.checkpoint["id"] != saved.checkpoint["id"]
 
 
-async def acheckpoint_superseded(saver: BaseCheckpointSaver, config: Any, saved: CheckpointTuple) -> bool:
+async def acheckpoint_superseded(saver: BaseCheckpointSaver[Any], config: Any, saved: CheckpointTuple) -> bool:
     """`checkpoint_superseded` for an asynchronous saver."""
     if not config[CONF].get(CONFIG_KEY_CHECKPOINT_ID):
         return False

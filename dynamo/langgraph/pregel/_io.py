@@ -15,7 +15,7 @@ from dynamo.langgraph.pregel._log import logger
 from dynamo.langgraph.types import Command, PregelExecutableTask, Send
 
 
-def read_channel(channels: Mapping[str, BaseChannel], chan: str, *, catch: bool = True) -> Any:
+def read_channel(channels: Mapping[str, BaseChannel[Any, Any, Any]], chan: str, *, catch: bool = True) -> Any:
     """The value of a channel; None for an empty one, or `EmptyChannelError` when `catch` is false."""
     try:
         return channels[chan].get()
@@ -25,7 +25,9 @@ def read_channel(channels: Mapping[str, BaseChannel], chan: str, *, catch: bool 
         return None
 
 
-def read_channels(channels: Mapping[str, BaseChannel], select: Sequence[str] | str, *, skip_empty: bool = True) -> Any:
+def read_channels(
+    channels: Mapping[str, BaseChannel[Any, Any, Any]], select: Sequence[str] | str, *, skip_empty: bool = True
+) -> Any:
     """The value of one channel, or a dict of several; empty ones are left out, or None."""
     if isinstance(select, str):
         return read_channel(channels, select)
@@ -78,7 +80,7 @@ def map_input(input_channels: str | Sequence[str], chunk: Any) -> Iterator[tuple
 def map_output_values(
     output_channels: str | Sequence[str],
     pending_writes: Literal[True] | Sequence[tuple[str, Any]],
-    channels: Mapping[str, BaseChannel],
+    channels: Mapping[str, BaseChannel[Any, Any, Any]],
 ) -> Iterator[Any]:
     """The output channels' values, if one of these writes (or True: anything) concerns them."""
     if pending_writes is not True:

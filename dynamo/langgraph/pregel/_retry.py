@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import sys
 import threading
 import time
 import weakref
@@ -23,8 +22,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from dynamo._pregel import PregelScratchpad
 from dynamo.langgraph._internal._config import merge_configs, patch_configurable, recast_checkpoint_ns
-from dynamo.langgraph.runtime import ExecutionInfo, Runtime
-
 from dynamo.langgraph._internal._constants import (
     CONF,
     CONFIG_KEY_CALL,
@@ -43,15 +40,14 @@ from dynamo.langgraph._internal._constants import (
 )
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph.errors import GraphBubbleUp, NodeCancelledError, NodeTimeoutError, ParentCommand
+from dynamo.langgraph.runtime import ExecutionInfo, Runtime
 from dynamo.langgraph.types import Command, PregelExecutableTask, RetryPolicy
 
 if TYPE_CHECKING:
     from dynamo.langgraph.pregel.protocol import StreamProtocol
-
     from dynamo.langgraph.types import TimeoutPolicy
 
 logger = logging.getLogger("langgraph")
-SUPPORTS_TASK_CANCELLING = sys.version_info >= (3, 11)
 
 # ------------------------------------------------------------------ time limits
 
@@ -386,8 +382,9 @@ def _should_retry_on(retry_policy: RetryPolicy, exc: Exception) -> bool:
         return isinstance(exc, tuple(wanted))
     if isinstance(wanted, type) and issubclass(wanted, Exception):
         return isinstance(exc, wanted)
-    if callable(wanted):
-        return wanted(exc)
+    if callable(wanted) and not isinstance(wanted, type):
+        answer: Any = wanted(exc)
+        return bool(answer)
     raise TypeError("retry_on must be an Exception class, a list or tuple of Exception classes, or a callable")
 
 
@@ -470,7 +467,7 @@ def add_task_note(exc: BaseException, task: PregelExecutableTask) -> None:
     if hasattr(exc, "add_note"):
         exc.add_note(text)
     else:  # Python 3.10
-        exc.__notes__ = [*getattr(exc, "__notes__", ()), text]
+        exc.__notes__ = [*getattr(exc, "__notes__", ()), text]  # type: ignore[attr-defined, unused-ignore]
 
 
 def take_parent_command(task: PregelExecutableTask, config: Any, exc: ParentCommand) -> bool:
@@ -527,7 +524,8 @@ def run_with_retry(
 def _cancelled_by_node() -> bool:
     """Whether a CancelledError comes out of the node itself, not from somebody who cancels this task."""
     current = asyncio.current_task()
-    return SUPPORTS_TASK_CANCELLING and current is not None and current.cancelling() == 0
+    cancelling: Any = getattr(current, "cancelling", None)  # Python 3.11
+    return cancelling is not None and cancelling() == 0
 
 
 async def arun_with_retry(

@@ -160,7 +160,7 @@ class Crowd:
         start_options: Callable[[Any], dict[str, Any]],
     ) -> None:
         self.runner = runner
-        self.run, self.call, self.start_options = run, call, start_options
+        self.run, self.call, self.start_options, self.kind = run, call, start_options, kind
         self.retry_policy, self.reraise, self.get_waiter = retry_policy, reraise, get_waiter
         self.futures = FuturesDict(
             event,
@@ -180,6 +180,13 @@ class Crowd:
         options = self.start_options(task)
         future = self.runner.submit()(self.run, task, self.retry_policy, configurable=self.extras(task), **options)
         self.futures[future] = task
+
+    def add_failure(self, error: BaseException) -> None:
+        """Count the failure of a task that had no future."""
+        future = self.kind()
+        future.set_exception(error)
+        with self.futures.guard:
+            self.futures.add_end(future, error)
 
     def wait_for_output(self) -> None:
         """Wake up when something was streamed, too."""
@@ -252,6 +259,8 @@ class PregelRunner:
         Which node takes care of the errors of which.
     schedule_error_handler, aschedule_error_handler : callable
         Makes the task of such a node.
+    attempt : callable
+        Runs one of several tasks of a synchronous run: ``attempt(task, retry_policy, configurable=...)``.
     """
 
     def __init__(
@@ -264,6 +273,7 @@ class PregelRunner:
         node_error_handler_map: Mapping[str, str] | None = None,
         schedule_error_handler: Callable[..., Any] | None = None,
         aschedule_error_handler: Callable[..., Awaitable[Any]] | None = None,
+        attempt: Callable[..., Any] = run_with_retry,
     ) -> None:
         self.submit = submit
         self.put_writes = put_writes
@@ -273,6 +283,7 @@ class PregelRunner:
         self.guardians = frozenset(self.guarded.values())
         self.make_handler = schedule_error_handler
         self.amake_handler = aschedule_error_handler
+        self.attempt = attempt
         self.handled: set[int] = set()  # ids of exceptions that a node takes care of
 
     def handles(self, task: PregelExecutableTask, error: BaseException) -> bool:
@@ -302,15 +313,13 @@ class PregelRunner:
                 writes.append((ERROR_SOURCE_NODE, task.name))
             put(task.id, writes)
 
-    def _excuse(self, crowd: Crowd, task: PregelExecutableTask, error: Exception, future: Any) -> Exception | None:
+    def _excuse(self, crowd: Crowd, error: Exception) -> Exception | None:
         """After the only task failed: None to go on waiting, or what is to be raised now."""
         if not crowd.reraise or id(error) in self.handled:
             return None
         if not crowd.futures:
-            return without_our_frames(error)
-        future.set_exception(error)  # it called others: they come first
-        with crowd.futures.guard:
-            crowd.futures.add_end(future, error)
+            return without_our_frames(error)  # type: ignore[no-any-return]
+        crowd.add_failure(error)  # it called others: they come first
         return None
 
     def tick(
@@ -354,7 +363,7 @@ class PregelRunner:
                     if self.handles(task, exc) and self.make_handler is not None:
                         self.handled.add(id(exc))
                         todo = [made for made in (self.make_handler(task, exc),) if made is not None]
-                    fatal = self._excuse(crowd, task, exc, concurrent.futures.Future())
+                    fatal = self._excuse(crowd, exc)
                     if fatal is not None:
                         yield
                         raise fatal  # noqa: B904 (it is the very exception)
@@ -389,7 +398,7 @@ class PregelRunner:
         """Nobody yet, in a synchronous run."""
         return Crowd(
             self,
-            run=run_with_retry,
+            run=self.attempt,
             call=partial(_call, retry_policy=retry_policy, schedule_task=schedule_task, submit=self.submit),
             event=threading.Event(),
             kind=concurrent.futures.Future,
@@ -427,7 +436,7 @@ class PregelRunner:
                     if self.handles(task, exc) and self.amake_handler is not None:
                         self.handled.add(id(exc))
                         todo = [made for made in (await self.amake_handler(task, exc),) if made is not None]
-                    fatal = self._excuse(crowd, task, exc, asyncio.get_running_loop().create_future())
+                    fatal = self._excuse(crowd, exc)
                     if fatal is not None:
                         yield
                         raise fatal  # noqa: B904 (it is the very exception)

@@ -30,7 +30,7 @@ class TaskStatus:
     """
 
     output: tuple[tuple[str, Any], ...] = ()
-    interrupts: tuple[Interrupt, ...] = ()
+    interrupts: tuple[Interrupt[Any], ...] = ()
     error: BaseException | None = None
 
     @property
@@ -39,7 +39,7 @@ class TaskStatus:
         return len(self.output) > 0
 
     @property
-    def pending_interrupts(self) -> tuple[Interrupt, ...]:
+    def pending_interrupts(self) -> tuple[Interrupt[Any], ...]:
         """The interrupts that wait for an answer."""
         return () if self.output else self.interrupts
 
@@ -47,7 +47,7 @@ class TaskStatus:
 def read_task_statuses(pending_writes: Iterable[tuple[str, str, Any]]) -> dict[str, TaskStatus]:
     """The status of every task that wrote something, by id."""
     output: dict[str, list[tuple[str, Any]]] = {}
-    stopped: dict[str, list[Interrupt]] = {}
+    stopped: dict[str, list[Interrupt[Any]]] = {}
     failed: dict[str, BaseException] = {}
     for task_id, channel, value in pending_writes:
         if task_id == NULL_TASK_ID:

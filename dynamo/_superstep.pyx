@@ -1,0 +1,1003 @@
+"""One superstep after another: the native part of a run.
+
+    tick: prepare tasks -> [run] -> after_tick: apply writes, show values, save -> tick ...
+
+A task is run the plain way when nobody looks on and its node has no policy: its function is called here, in a copied
+context that holds the task's config, and its result goes through the node's writers. Everything else is the complete
+way, in Python (PregelRunner).
+
+I1  Python code of a user runs with no lock held, and may come back into any method here.
+I2  Tasks and runners do not refer to the loop, or weakly: a finished run is freed by counting.
+I3  put_writes is linear in what is written: only a task that wrote before is searched for.
+"""
+
+import asyncio
+import time as _time
+import weakref
+
+from dynamo._channels cimport BaseChannel, IDLE_CLEARS, MISSING, idle_kind
+from dynamo._pregel cimport ChannelMap, LocalRead, NodePlan, Preparer, apply_writes_to
+from dynamo._pregel import checkpoint_id
+
+cdef extern from "Python.h":
+    object PyContext_CopyCurrent()
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
+    object PyContextVar_Set(object variable, object value)
+    int PyCoro_CheckExact(object o)
+
+cdef object variable = None             # the context variable of the current config
+cdef object GraphBubbleUp = Exception
+cdef object GraphInterrupt = Exception
+cdef object ParentCommand = Exception
+cdef object NodeCancelledError = Exception
+cdef object take_parent_command = None
+cdef object add_task_note = None
+cdef object recipe_for = None           # node -> list of steps, or None
+cdef object is_runnable = None
+cdef object send_type = None
+cdef object passthrough = None
+cdef object skip_write = None
+cdef object should_interrupt = None
+cdef object is_invalid_resume = None
+cdef object empty_channel = LookupError
+cdef frozenset control_writes = frozenset()
+cdef object debug_tasks = None
+cdef object debug_results = None
+cdef object debug_checkpoint = None
+cdef object task_updates = None
+
+NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"
+# Writes that say how a task went; a saver keeps one of each kind.
+SPECIAL = {"__error__": -1, "__scheduled__": -2, "__interrupt__": -3, "__resume__": -4}
+HIDDEN = "langsmith:hidden"
+
+
+def bind(names):
+    """Tell the loop which classes and functions of dynamo.langgraph to use, by the name of the global here."""
+    global variable, GraphBubbleUp, GraphInterrupt, ParentCommand, NodeCancelledError, take_parent_command, add_task_note
+    global recipe_for, is_runnable, send_type, passthrough, skip_write, should_interrupt, empty_channel, control_writes
+    global debug_tasks, debug_results, debug_checkpoint, task_updates, is_invalid_resume
+    variable = names["variable"]
+    GraphBubbleUp = names["GraphBubbleUp"]
+    GraphInterrupt = names["GraphInterrupt"]
+    ParentCommand = names["ParentCommand"]
+    NodeCancelledError = names["NodeCancelledError"]
+    take_parent_command = names["take_parent_command"]
+    add_task_note = names["add_task_note"]
+    recipe_for = names["recipe_for"]
+    is_runnable = names["is_runnable"]
+    send_type = names["Send"]
+    passthrough = names["PASSTHROUGH"]
+    skip_write = names["SKIP_WRITE"]
+    should_interrupt = names["should_interrupt"]
+    is_invalid_resume = names["is_invalid_resume"]
+    empty_channel = names["EmptyChannelError"]
+    control_writes = names["CONTROL_WRITES"]
+    debug_tasks = names["map_debug_tasks"]
+    debug_results = names["map_debug_task_results"]
+    debug_checkpoint = names["map_debug_checkpoint"]
+    task_updates = names["task_updates"]
+
+
+# ------------------------------------------------------------------ the steps of a plain node
+
+cdef enum:
+    CALL = 0            # a user's function
+    WRITE = 1           # what a ChannelWrite says
+    BRANCH = 2          # read fresh, ask a path function, write where to go
+    INVOKE = 3          # any other runnable
+
+
+cdef class Step:
+    """One step of a plain node."""
+    cdef int kind
+    cdef object func                # CALL, BRANCH: the function for a synchronous run
+    cdef object afunc               # the same for an asynchronous one; None: use func
+    cdef dict kwargs
+    cdef tuple accepts              # ((name, runtime attribute, default), ...)
+    cdef bint explode
+    cdef bint recurse
+    cdef object runnable            # what the step is made from
+    cdef tuple entries              # WRITE: ((channel or None, value, skip_none, mapper), ...)
+    cdef object reader              # BRANCH
+    cdef object writer
+    cdef object finish
+    cdef object pairs               # writes for a path function's result, if they are known without asking `finish`
+    cdef bint merges
+
+    def __init__(self, kind, runnable, *, func=None, afunc=None, kwargs=None, accepts=(), explode=False, recurse=False,
+                 entries=(), reader=None, writer=None, finish=None, pairs=None, merges=False):
+        self.kind = kind
+        self.runnable = runnable
+        self.func = func
+        self.afunc = afunc
+        self.kwargs = kwargs or None
+        self.accepts = tuple(accepts)
+        self.explode = explode
+        self.recurse = recurse
+        self.entries = tuple(entries)
+        self.reader = reader
+        self.writer = writer
+        self.finish = finish
+        self.pairs = pairs
+        self.merges = merges
+
+    cdef dict injected(self, dict config, dict more):
+        cdef dict kwargs = dict(self.kwargs) if self.kwargs is not None else {}
+        if more:
+            kwargs.update(more)
+        conf = config["configurable"]
+        runtime = conf.get("__pregel_runtime")
+        for name, attribute, default in self.accepts:
+            if name in kwargs:
+                continue
+            value = MISSING
+            if name == "config":
+                value = config
+            elif name == "error":
+                value = conf.get("__pregel_node_error", MISSING)
+            elif runtime is not None:
+                value = runtime if name == "runtime" else getattr(runtime, attribute, MISSING)
+            if value is MISSING:
+                if default is MISSING:
+                    raise ValueError(f"Missing required config key '{attribute}' for '{self.runnable.name}'.")
+                value = default
+            kwargs[name] = value
+        return kwargs
+
+    cdef call(self, func, value, dict config):
+        """Call a function with the input, and with what its parameters ask for."""
+        if not self.explode and not self.accepts and self.kwargs is None:
+            return func(value)
+        if self.explode:
+            args, more = value
+            return func(*args, **self.injected(config, more))
+        return func(value, **self.injected(config, None))
+
+    cdef branch_input(self, value, dict config):
+        if self.reader is None:
+            return value
+        seen = self.reader(config)
+        if self.merges and isinstance(seen, dict) and isinstance(value, dict):
+            seen = {**value, **seen}
+        return seen
+
+    cdef end_branch(self, value, result, dict config):
+        """Write where to go; gives the value back, or a runnable that does the writing."""
+        if self.pairs is not None:
+            found = self.pairs(result)
+            if found is not None:
+                if found:
+                    config["configurable"]["__pregel_send"](found)
+                return value
+        return self.finish(self.writer, value, result, config)
+
+    cdef run(self, value, dict config):
+        if self.kind == WRITE:
+            self.write(value, config)
+            return value
+        if self.kind == INVOKE or self.func is None:
+            return self.runnable.invoke(value, config)
+        if self.kind == BRANCH:
+            result = self.call(self.func, self.branch_input(value, config), config)
+            if plainly_not_runnable(result) is False and is_runnable(result):
+                result = result.invoke(value, config)
+            result = self.end_branch(value, result, config)
+            return value if result is value or not is_runnable(result) else result.invoke(value, config)
+        result = self.call(self.func, value, config)
+        if self.recurse and not plainly_not_runnable(result) and is_runnable(result):
+            return result.invoke(value, config)
+        return result
+
+    cdef int write(self, value, dict config) except -1:
+        cdef list out = []
+        for channel, given, skip_none, mapper in self.entries:
+            item = value if given is passthrough else given
+            if channel is None:
+                found = mapper(item)
+                if found:
+                    out.extend(found)
+                continue
+            if mapper is not None:
+                item = mapper(item)
+            if item is skip_write or (skip_none and item is None):
+                continue
+            out.append((channel, item))
+        config["configurable"]["__pregel_send"](out)
+        return 0
+
+
+cdef bint plainly_not_runnable(value):
+    """True for what is surely no Runnable; asking the abstract class is slow."""
+    cls = type(value)
+    return value is None or cls is dict or cls is str or cls is list or cls is tuple or not hasattr(cls, "invoke")
+
+
+cdef run_steps(list steps, value, dict config):
+    for step in steps:
+        context = PyContext_CopyCurrent()
+        PyContext_Enter(context)
+        try:
+            PyContextVar_Set(variable, config)
+            value = (<Step>step).run(value, config)
+        finally:
+            PyContext_Exit(context)
+    return value
+
+
+cdef class Inside:
+    """Drives a coroutine with a context entered whenever it runs; awaited by somebody else's task."""
+    cdef object coro
+    cdef object context
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        PyContext_Enter(self.context)
+        try:
+            return self.coro.send(None)
+        finally:
+            PyContext_Exit(self.context)
+
+    def send(self, value):
+        """Go on with the coroutine."""
+        PyContext_Enter(self.context)
+        try:
+            return self.coro.send(value)
+        finally:
+            PyContext_Exit(self.context)
+
+    def throw(self, *args):
+        """Raise in the coroutine."""
+        PyContext_Enter(self.context)
+        try:
+            return self.coro.throw(*args)
+        finally:
+            PyContext_Exit(self.context)
+
+    def close(self):
+        """End the coroutine."""
+        self.coro.close()
+
+
+cdef Inside inside(context, coro):
+    cdef Inside made = Inside.__new__(Inside)
+    made.coro = coro
+    made.context = context
+    return made
+
+
+async def _await(awaitable):
+    return await awaitable
+
+
+async def arun_steps(list steps, value, dict config):
+    cdef Step step
+    for item in steps:
+        step = <Step>item
+        context = PyContext_CopyCurrent()
+        PyContext_Enter(context)
+        try:
+            PyContextVar_Set(variable, config)
+            if step.kind == WRITE:
+                step.write(value, config)
+                continue
+            if step.kind == INVOKE:
+                work = step.runnable.ainvoke(value, config)
+            elif step.afunc is None:
+                value = step.run(value, config)
+                continue
+            elif step.kind == BRANCH:
+                work = step.call(step.afunc, step.branch_input(value, config), config)
+            else:
+                work = step.call(step.afunc, value, config)
+        finally:
+            PyContext_Exit(context)
+        if not PyCoro_CheckExact(work):
+            work = _await(work)
+        result = await inside(context, work)
+        if step.kind == BRANCH:
+            if not plainly_not_runnable(result) and is_runnable(result):
+                result = await inside(context, result.ainvoke(value, config))
+            PyContext_Enter(context)
+            try:
+                result = step.end_branch(value, result, config)
+            finally:
+                PyContext_Exit(context)
+            if result is not value and is_runnable(result):
+                result = await inside(context, result.ainvoke(value, config))
+        elif step.kind == CALL and step.recurse and not plainly_not_runnable(result) and is_runnable(result):
+            result = await inside(context, result.ainvoke(value, config))
+        value = result
+    return value
+
+
+cdef class Door:
+    """Where a plain task's calls of other tasks come in; a crowd is made for the first one."""
+    cdef object loop                # weak
+    cdef object task                # weak
+    cdef readonly object crowd
+
+    def __call__(self, func, input, **options):
+        if self.crowd is None:
+            self.crowd = self.loop().new_crowd()
+        return self.crowd.call(self.task, func, input, futures=weakref.ref(self.crowd.futures), **options)
+
+
+# ------------------------------------------------------------------ several plain tasks in an event loop
+
+cdef class Gang:
+    """Plain tasks of a superstep that run beside one another in an event loop."""
+    cdef int open
+    cdef object waiter
+    cdef bint fatal
+    cdef list errors
+    cdef bint each                  # wake up at every end, not only at the last
+    cdef bint fresh                 # an end that nobody was woken for
+
+    cdef int left(self, error) except -1:
+        self.open -= 1
+        self.fresh = True
+        if error is not None:
+            self.errors.append(error)
+            if not isinstance(error, GraphBubbleUp) and not is_invalid_resume(error):
+                self.fatal = True
+        if (self.open == 0 or self.fatal or self.each) and self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+        return 0
+
+
+# ------------------------------------------------------------------ the loop
+
+cdef enum:
+    MAX_UNBROKEN = 16
+
+
+cdef class LoopCore:
+    """What a run keeps between supersteps, and the supersteps themselves."""
+    cdef public object config
+    cdef public object stream
+    cdef public object input
+    cdef public object cache
+    cdef public object store
+    cdef public object checkpointer
+    cdef public object nodes
+    cdef public object specs
+    cdef public object input_keys
+    cdef public object output_keys
+    cdef public object stream_keys
+    cdef public object interrupt_after
+    cdef public object interrupt_before
+    cdef public object manager
+    cdef public object durability
+    cdef public object retry_policy
+    cdef public object cache_policy
+    cdef public object trigger_to_nodes
+    cdef public object control
+    cdef public object status
+    cdef public object step
+    cdef public object stop
+    cdef public dict tasks
+    cdef public object channels
+    cdef public object managed
+    cdef public object checkpoint
+    cdef public object checkpoint_config
+    cdef public object checkpoint_metadata
+    cdef public object prev_checkpoint_config
+    cdef public list checkpoint_pending_writes
+    cdef public tuple checkpoint_ns
+    cdef public object updated_channels
+    cdef public object next_version
+    cdef public bint is_replaying
+    cdef public bint is_nested
+    cdef public object output
+    cdef public list interrupts         # those this run stopped for
+    cdef public set written             # tasks that wrote during this run
+    cdef public object step_timeout
+    cdef public object node_finished
+    cdef public object error_handlers
+    cdef public bint saves              # there is a saver
+    cdef public bint ledger             # somebody keeps book of writes (delta channels with a saver)
+    cdef public bint has_deltas
+    cdef public bint has_untracked
+    cdef Preparer preparer
+    cdef set with_pending               # ids of tasks that have pending writes
+    cdef frozenset wanted               # output channels
+    cdef object me                      # weakref of this loop
+    cdef bint values_shown
+    cdef object last_values             # MISSING: read them when asked
+    cdef bint values_vanish             # an output channel may be emptied after it was shown
+    cdef int unbroken                   # supersteps since the event loop had its turn
+    cdef bint on_values, on_updates, on_tasks, on_checkpoints, on_debug, listening
+
+    def __init__(self):
+        self.interrupts = []
+        self.written = set()
+        self.with_pending = set()
+        self.last_values = MISSING
+        self.status = "input"
+
+    def listen(self):
+        """Learn from the stream what somebody wants to see."""
+        modes = () if self.stream is None else self.stream.modes
+        self.on_values = "values" in modes
+        self.on_updates = "updates" in modes
+        self.on_debug = "debug" in modes
+        self.on_tasks = "tasks" in modes or self.on_debug
+        self.on_checkpoints = "checkpoints" in modes or self.on_debug
+        self.listening = self.on_values or self.on_updates or self.on_tasks or self.on_checkpoints
+
+    def ready(self):
+        """The channels are there: get ready for the first superstep."""
+        keys = (self.output_keys,) if isinstance(self.output_keys, str) else self.output_keys
+        self.wanted = frozenset(keys)
+        self.values_vanish = any([idle_kind(self.channels[key]) == IDLE_CLEARS for key in keys if key in self.channels])
+        self.preparer = Preparer(self.nodes, self.channels, self.managed, for_execution=True, store=self.store,
+                                 checkpointer=self.checkpointer, manager=self.manager,
+                                 retry_policy=self.retry_policy, cache_policy=self.cache_policy)
+        self.with_pending = {write[0] for write in self.checkpoint_pending_writes}
+        self.me = weakref.ref(self)
+
+    # ---- what is shown
+
+    cdef int show(self, mode, value) except -1:
+        self.stream((self.checkpoint_ns, mode, value))
+        return 0
+
+    cdef int show_debug(self, mode, kind, step, value) except -1:
+        if mode in self.stream.modes:
+            self.show(mode, value)
+        if self.on_debug:
+            from datetime import datetime, timezone
+            self.show("debug", {"step": step, "timestamp": datetime.now(timezone.utc).isoformat(), "type": kind,
+                                "payload": value})
+        return 0
+
+    def read_output(self):
+        """The current values of the output channels."""
+        return read_values(self.channels, self.output_keys)
+
+    def show_values(self):
+        """Show the output channels' values."""
+        self.values_shown = True
+        if self.on_values or self.values_vanish:
+            values = self.read_output()
+            self.last_values = values
+            if self.on_values:
+                self.show("values", values)
+        else:
+            self.last_values = MISSING
+
+    def latest(self):
+        """What was shown last in mode "values" (or would have been, had anybody looked); None when nothing was."""
+        if not self.values_shown:
+            return None
+        return self.read_output() if self.last_values is MISSING else self.last_values
+
+    def show_tasks(self, tasks):
+        """Show that tasks begin."""
+        if self.on_tasks:
+            for value in debug_tasks(tasks):
+                self.show_debug("tasks", "task", self.step, value)
+
+    def show_update(self, value):
+        """Show something in mode "updates"."""
+        if self.on_updates:
+            self.show("updates", value)
+
+    def output_writes(self, task_id, writes, *, cached=False):
+        """Show what a task wrote."""
+        if self.tasks is None:
+            return
+        task = self.tasks.get(task_id)
+        if task is None:
+            return
+        first = writes[0][0]
+        if not self.listening and first != "__interrupt__":
+            return
+        config = task.config
+        if config is not None and HIDDEN in (config.get("tags") or ()):
+            return
+        if first == "__interrupt__":
+            if task.path[0] == "__pregel_push" and task.path[-1] is True:
+                return                  # of a called task: its caller will say so
+            found = []
+            for name, value in writes:
+                if name == "__interrupt__":
+                    if isinstance(value, (list, tuple)):
+                        found.extend(value)
+                    else:
+                        found.append(value)
+            self.interrupts.extend(found)
+            shown = {"__interrupt__": tuple(found)}
+            if self.on_updates:
+                self.show("updates", shown)
+            self.values_shown = True
+            values = self.read_output()
+            self.last_values = values
+            if self.on_values:
+                if isinstance(values, dict):
+                    self.show("values", {**values, **shown})
+                else:
+                    self.show("values", shown)
+        elif first != "__error__" and self.on_updates:
+            items = task_updates(self.output_keys, writes)
+            update = {task.name: None if not items else items[0] if len(items) == 1 else items}
+            if cached:
+                update["__metadata__"] = {"cached": cached}
+            self.show("updates", update)
+        if self.on_tasks and not cached:
+            for value in debug_results((task, writes), self.stream_keys):
+                self.show_debug("tasks", "task_result", self.step, value)
+
+    # ---- writes of tasks
+
+    cpdef store_writes(self, task_id, writes, bint cached):
+        """Take the writes of a task: into the pending ones, to the saver, and to who listens."""
+        cdef bint special, null
+        if not writes:
+            return
+        self.written.add(task_id)
+        special = True
+        for write in writes:
+            if write[0] not in SPECIAL:
+                special = False
+                break
+        if special:
+            writes = list({write[0]: write for write in writes}.values())
+        if self.has_deltas:
+            self.name_messages(writes)
+        null = task_id == NULL_TASK_ID
+        pending = self.checkpoint_pending_writes
+        to_save = writes
+        if null:
+            if task_id in self.with_pending:
+                pending[:] = [w for w in pending if w[0] != task_id or w[1] not in SPECIAL]
+            writes = sorted(writes, key=is_special)
+            to_save = [w[1:] for w in pending if w[0] == task_id] + writes
+        elif task_id in self.with_pending:
+            pending[:] = [w for w in pending if w[0] != task_id]
+        self.with_pending.add(task_id)
+        for name, value in writes:
+            pending.append((task_id, name, value))
+        if self.saves and self.durability != "exit":
+            self.save_writes(task_id, to_save, writes)
+        if self.tasks is not None:
+            self.output_writes(task_id, writes, cached=cached)
+            if self.cache is not None and not cached:
+                self.cache_writes(task_id, writes)
+
+    # ---- a superstep
+
+    cdef int prepare(self) except -1:
+        self.preparer.begin(self.checkpoint, self.checkpoint_pending_writes, self.config, self.step, self.stop)
+        self.tasks = self.preparer.all_tasks(self.trigger_to_nodes, self.updated_channels)
+        if self.on_checkpoints and self.saves:
+            config = dict(self.checkpoint_config)
+            config["configurable"] = {**config["configurable"], "checkpoint_id": self.checkpoint["id"]}
+            for value in debug_checkpoint(config, self.channels, self.stream_keys, self.checkpoint_metadata,
+                                          self.tasks.values(), self.checkpoint_pending_writes,
+                                          self.prev_checkpoint_config, self.output_keys):
+                self.show_debug("checkpoints", "checkpoint", self.step - 1, value)
+        return 0
+
+    def tick(self):
+        """Prepare the next superstep.
+
+        Returns
+        -------
+        bool
+            Whether there is one; if not, `status` says why.
+        """
+        self.prepare()
+        if self.step > self.stop:
+            self.status = "out_of_steps"
+            return False
+        if not self.tasks:
+            self.status = "done"
+            return False
+        if self.checkpoint_pending_writes and not self.is_replaying:
+            self.restore_finished()
+        if self.interrupt_before and should_interrupt(self.checkpoint, self.interrupt_before, self.tasks.values()):
+            self.status = "interrupt_before"
+            raise GraphInterrupt()
+        if self.control is not None and self.control.drain_requested:
+            self.status = "draining"
+            return False
+        self.show_tasks(self.tasks.values())
+        for task in self.tasks.values():
+            if task.writes:
+                self.output_writes(task.id, task.writes, cached=True)
+        return True
+
+    def after_tick(self):
+        """Apply what the tasks wrote, and save."""
+        cdef list tasks = list(self.tasks.values())
+        cdef bint fresh = False
+        if self.ledger:
+            self.before_apply(tasks)
+        updated = apply_writes_to(self.checkpoint, self.channels, tasks, self.next_version, self.trigger_to_nodes)
+        self.updated_channels = updated
+        for name in updated:
+            if name in self.wanted:
+                fresh = True
+                break
+        if fresh and self.output_was_written(tasks):
+            self.show_values()
+        if self.ledger:
+            self.after_apply()
+        self.checkpoint_pending_writes.clear()
+        self.with_pending.clear()
+        self.is_replaying = False
+        self.save_step({"source": "loop"})
+        if self.interrupt_after and should_interrupt(self.checkpoint, self.interrupt_after, tasks):
+            self.status = "interrupt_after"
+            self.prepare()              # shows the checkpoint, which no further tick will
+            raise GraphInterrupt()
+        self.config["configurable"].pop("__pregel_resuming", None)
+
+    cdef bint output_was_written(self, list tasks):
+        for task in tasks:
+            for name, _ in task.writes:
+                if name in self.wanted:
+                    return True
+        return False
+
+    cpdef int save_step(self, dict metadata) except -1:
+        """The checkpoint after a superstep, or of the input; without a saver only its id changes."""
+        if self.saves:
+            self._put_checkpoint(metadata)
+            return 0
+        metadata["step"] = self.step
+        metadata["parents"] = self.config["configurable"].get("checkpoint_map") or {}
+        self.checkpoint_metadata = metadata
+        self.checkpoint["id"] = checkpoint_id(self.step)
+        self.step = self.step + 1
+        return 0
+
+    # ---- running the tasks
+
+    cdef list recipe(self, task):
+        """The steps of a task that can be run the plain way; None for the others."""
+        cdef NodePlan plan
+        if self.preparer.watched or task.retry_policy or task.timeout is not None:
+            return None
+        found = self.preparer.plans.get(task.name)
+        if found is None:
+            return None
+        plan = <NodePlan>found
+        if plan.node is not task.proc:
+            return None
+        if plan.recipe is None:
+            steps = None if plan.proc.error_handler_node is not None else recipe_for(plan.node)
+            plan.recipe = False if steps is None else steps
+        return None if plan.recipe is False else <list>plan.recipe
+
+    cdef Door open_door(self, task):
+        cdef Door door = Door.__new__(Door)
+        door.loop = self.me
+        door.task = weakref.ref(task)
+        task.config["configurable"]["__pregel_call"] = door
+        task.config.pop("run_name", None)
+        return door
+
+    cdef int commit(self, task) except -1:
+        cdef bint silent = True
+        writes = task.writes
+        if self.node_finished is not None and HIDDEN not in (task.config.get("tags") or ()):
+            self.node_finished(task.name)
+        for name, _ in writes:
+            if name not in control_writes:
+                silent = False
+                break
+        if silent:
+            writes.append(("__no_writes__", None))
+        self.put_writes(task.id, writes)
+        return 0
+
+    cdef failed(self, task, error):
+        """What a failed attempt raises; None when it was a command that is written now."""
+        if isinstance(error, ParentCommand):
+            return None if take_parent_command(task, task.config, error) else error
+        if isinstance(error, GraphBubbleUp):
+            return error
+        if isinstance(error, asyncio.CancelledError):
+            made = NodeCancelledError(task.name)
+            made.__cause__ = error
+            return made
+        add_task_note(error, task)
+        return error
+
+    cdef run_plain(self, task, list steps):
+        """Run the only task of a superstep; returns what is to be raised, or None."""
+        cdef Door door = self.open_door(task)
+        error = None
+        try:
+            run_steps(steps, task.input, task.config)
+        except (Exception, asyncio.CancelledError) as raised:
+            error = self.failed(task, raised)
+        if error is not None:
+            error = self.task_failed(task, error, door.crowd)
+        else:
+            self.commit(task)
+        if error is None and door.crowd is not None:
+            for _ in self.runner.tick((), schedule_task=self.accept_push, crowd=door.crowd):
+                pass
+        return error
+
+    def run_some(self, tasks):
+        """Run the only task of a superstep the plain way; yields True, or False when that is not possible."""
+        cdef list steps = self.recipe(tasks[0]) if len(tasks) == 1 and self.step_timeout is None else None
+        yield steps is not None
+        if steps is not None:
+            error = self.run_plain(tasks[0], steps)
+            yield True
+            if error is not None:
+                raise error
+
+    cdef list todo(self):
+        return [task for task in self.tasks.values() if not task.writes]
+
+    def run(self):
+        """Run to the end."""
+        cdef list todo, steps
+        while self.tick():
+            if self.cache is not None:
+                self.take_cached()
+            todo = self.todo()
+            steps = self.recipe(todo[0]) if len(todo) == 1 and self.step_timeout is None else None
+            if steps is not None:
+                error = self.run_plain(todo[0], steps)
+                if error is not None:
+                    raise error
+            elif todo:
+                for _ in self.runner.tick(todo, timeout=self.step_timeout, schedule_task=self.accept_push):
+                    pass
+            todo = None
+            self.after_tick()
+            if self.saves and self.durability == "sync":
+                self.saved()
+
+    def steps(self, get_waiter=None):
+        """Run to the end; yields whenever something may have been streamed."""
+        cdef list todo
+        while self.tick():
+            if self.cache is not None:
+                self.take_cached()
+            todo = self.todo()
+            plain = False
+            if get_waiter is None:
+                for plain in self.run_some(todo):
+                    yield
+            else:
+                yield
+            if todo and not plain:
+                for _ in self.runner.tick(todo, timeout=self.step_timeout, get_waiter=get_waiter,
+                                          schedule_task=self.accept_push):
+                    yield
+            todo = None
+            self.after_tick()
+            if self.saves and self.durability == "sync":
+                self.saved()
+
+    def attempt(self, task, retry_policy=None, configurable=None):
+        """Run one of several tasks on a thread, the plain way if it can be."""
+        cdef list steps = self.recipe(task)
+        if steps is None:
+            return self.complete(task, retry_policy, configurable=configurable)
+        task.config["configurable"].update(configurable)
+        task.config.pop("run_name", None)
+        try:
+            run_steps(steps, task.input, task.config)
+        except (Exception, asyncio.CancelledError) as raised:
+            error = self.failed(task, raised)
+            if error is raised:
+                raise
+            if error is not None:
+                raise error
+
+    # ---- the same in an event loop
+
+    def by_node(self):
+        """Whether a CancelledError comes out of the node, not from somebody who cancels the run."""
+        current = asyncio.current_task()
+        return current is not None and hasattr(current, "cancelling") and current.cancelling() == 0
+
+    async def run_alone(self, task, list steps):
+        cdef Door door = self.open_door(task)
+        error = None
+        try:
+            await arun_steps(steps, task.input, task.config)
+        except asyncio.CancelledError as raised:
+            if not self.by_node():
+                raise
+            error = self.failed(task, raised)
+        except Exception as raised:
+            error = self.failed(task, raised)
+        if error is not None:
+            error = self.task_failed(task, error, door.crowd)
+        else:
+            self.commit(task)
+        if error is None and door.crowd is not None:
+            async for _ in self.runner.atick((), schedule_task=self.aaccept_push, crowd=door.crowd):
+                pass
+        return error
+
+    cdef Gang gang(self, list todo, list recipes, list members, bint each):
+        """Start tasks beside one another."""
+        cdef Gang gang = Gang.__new__(Gang)
+        cdef Py_ssize_t i
+        loop = asyncio.get_running_loop()
+        gang.open = len(todo)
+        gang.errors = []
+        gang.each = each
+        for i in range(len(todo)):
+            members.append(loop.create_task(member(self, gang, todo[i], recipes[i])))
+        return gang
+
+    async def gather(self, Gang gang, list members):
+        """Wait for the end of one (if `gang.each`) or all; on a failure cancel the others and wait for them too."""
+        try:
+            if gang.open and not gang.fatal and not (gang.each and gang.fresh):
+                gang.waiter = asyncio.get_running_loop().create_future()
+                await gang.waiter
+            gang.fresh = False
+        except BaseException:
+            await self.call_off(members)
+            raise
+        if gang.fatal and gang.open:
+            await self.call_off(members)
+
+    async def arun_some(self, tasks):
+        """Run the tasks of a superstep the plain way and yield at every end; yields False when they cannot be run so."""
+        cdef list todo = list(tasks), members = [], recipes
+        cdef Gang gang
+        recipes = self.recipes(todo)
+        if recipes is None or not todo:
+            yield False
+            return
+        yield True
+        if len(todo) == 1:
+            error = await self.run_alone(todo[0], recipes[0])
+            yield True
+            if error is not None:
+                raise error
+            return
+        gang = self.gang(todo, recipes, members, True)
+        try:
+            while gang.open and not gang.fatal:
+                await self.gather(gang, members)
+                yield True
+        finally:
+            await self.call_off(members)
+        self.conclude(gang.errors)
+
+    async def call_off(self, list members):
+        late = [one for one in members if not one.done()]
+        for one in late:
+            one.cancel()
+        if late:
+            await asyncio.wait(late)
+
+    cdef list recipes(self, list todo):
+        cdef list found = [], steps
+        if self.step_timeout is not None or self.config.get("max_concurrency"):
+            return None
+        for task in todo:
+            steps = self.recipe(task)
+            if steps is None:
+                return None
+            found.append(steps)
+        return found
+
+    async def arun(self):
+        """Run to the end."""
+        cdef list todo, recipes, members
+        cdef Gang gang
+        while self.tick():
+            if self.cache is not None:
+                await self.atake_cached()
+            todo = self.todo()
+            recipes = self.recipes(todo)
+            if recipes is None:
+                async for _ in self.runner.atick(todo, timeout=self.step_timeout, schedule_task=self.aaccept_push):
+                    pass
+            elif len(todo) == 1:
+                error = await self.run_alone(todo[0], recipes[0])
+                if error is not None:
+                    raise error
+            elif todo:
+                members = []
+                gang = self.gang(todo, recipes, members, False)
+                await self.gather(gang, members)
+                self.conclude(gang.errors)
+            todo = recipes = members = None
+            gang = None
+            self.after_tick()
+            if self.saves and self.durability == "sync":
+                await self.asaved()
+            self.unbroken += 1
+            if self.saves or self.unbroken == MAX_UNBROKEN:     # nodes that never wait must not starve the loop
+                self.unbroken = 0
+                await asyncio.sleep(0)
+
+    async def asteps(self, get_waiter=None):
+        """Run to the end; yields whenever something may have been streamed."""
+        cdef list todo
+        while self.tick():
+            if self.cache is not None:
+                await self.atake_cached()
+            todo = self.todo()
+            plain = False
+            if get_waiter is None:
+                async for plain in self.arun_some(todo):
+                    if plain:
+                        yield
+            else:
+                yield
+            if not plain:
+                async for _ in self.runner.atick(todo, timeout=self.step_timeout, get_waiter=get_waiter,
+                                                 schedule_task=self.aaccept_push):
+                    yield
+            todo = None
+            self.after_tick()
+            if self.saves and self.durability == "sync":
+                await self.asaved()
+            self.unbroken += 1
+            if self.saves or self.unbroken == MAX_UNBROKEN:     # nodes that never wait must not starve the loop
+                self.unbroken = 0
+                await asyncio.sleep(0)
+
+
+def is_special(write):
+    return write[0] in SPECIAL
+
+
+cdef read_values(channels, select):
+    cdef dict values
+    cdef BaseChannel channel
+    if isinstance(select, str):
+        channel = channels[select]
+        try:
+            return channel.get()
+        except empty_channel:
+            return None
+    values = {}
+    for name in select:
+        channel = channels[name]
+        if channel.is_available():
+            try:
+                values[name] = channel.get()
+            except empty_channel:
+                pass
+    return values
+
+
+async def member(LoopCore loop, Gang gang, task, list steps):
+    cdef Door door = loop.open_door(task)
+    error = None
+    try:
+        await arun_steps(steps, task.input, task.config)
+    except asyncio.CancelledError as raised:
+        error = loop.failed(task, raised) if loop.by_node() else raised
+    except Exception as raised:
+        error = loop.failed(task, raised)
+    try:
+        if error is None:
+            loop.commit(task)
+        else:
+            loop.commit_failed(task, error)
+        if door.crowd is not None:
+            async for _ in loop.runner.atick((), schedule_task=loop.aaccept_push, crowd=door.crowd):
+                pass
+    except BaseException as raised:
+        error = raised
+        if not isinstance(raised, Exception):
+            raise
+    finally:
+        gang.left(None if isinstance(error, asyncio.CancelledError) else error)

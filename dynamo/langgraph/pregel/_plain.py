@@ -1,0 +1,146 @@
+"""Which nodes the engine may run itself, and how: a node's runnables as steps of ``dynamo._superstep``.
+
+Only classes of ours, as we made them, are taken apart; a subclass or anything else is invoked as it stands.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from dynamo import _superstep
+from dynamo._superstep import Step
+from dynamo.langgraph._internal._names import own
+from dynamo.langgraph._internal._runnable import RunnableCallable, RunnableSeq
+from dynamo.langgraph._internal._typing import MISSING
+from dynamo.langgraph.channels.base import EmptyChannelError
+from dynamo.langgraph.errors import GraphBubbleUp, GraphInterrupt, NodeCancelledError, ParentCommand, is_invalid_resume
+from dynamo.langgraph.pregel._algo import should_interrupt
+from dynamo.langgraph.pregel._io import task_updates
+from dynamo.langgraph.pregel._retry import add_task_note, take_parent_command
+from dynamo.langgraph.pregel._task_status import CONTROL_WRITES
+from dynamo.langgraph.pregel._write import (
+    PASSTHROUGH,
+    SKIP_WRITE,
+    ChannelWrite,
+    ChannelWriteEntry,
+    ChannelWriteTupleEntry,
+)
+from dynamo.langgraph.pregel.debug import map_debug_checkpoint, map_debug_task_results, map_debug_tasks
+from dynamo.langgraph.types import Send
+
+CALL, WRITE, BRANCH, INVOKE = range(4)
+_EMPTY = inspect.Parameter.empty
+
+
+def recipe_for(node: Any) -> list[Step]:
+    """The steps of a node."""
+    return [_step(each) for each in (node.steps if type(node) is RunnableSeq else (node,))]
+
+
+def _step(runnable: Any) -> Step:
+    made = None
+    if type(runnable) is ChannelWrite:
+        made = _write(runnable)
+    elif type(runnable) is RunnableCallable and not _is_branch(getattr(runnable.func, "__self__", None)):
+        made = Step(CALL, runnable, **_function(runnable))
+    elif isinstance(runnable, RunnableCallable):
+        made = _branch(runnable)
+    return Step(INVOKE, runnable) if made is None else made
+
+
+def _is_branch(owner: Any) -> bool:
+    module = sys.modules.get("dynamo.langgraph.graph._branch")  # which imports us
+    return module is not None and type(owner) is module.BranchSpec
+
+
+def _function(runnable: Any) -> dict[str, Any]:
+    accepts = [(name, key, MISSING if d is _EMPTY else d) for name, (key, d) in runnable.func_accepts.items()]
+    return {
+        "func": runnable.func,
+        "afunc": runnable.afunc,
+        "kwargs": runnable.kwargs,
+        "accepts": accepts,
+        "explode": runnable.explode_args,
+        "recurse": runnable.recurse,
+    }
+
+
+def _write(runnable: Any) -> Step | None:
+    entries: list[tuple[Any, Any, bool, Callable[..., Any] | None]] = []
+    for entry in runnable.writes:
+        if type(entry) is ChannelWriteTupleEntry:
+            entries.append((None, entry.value, False, entry.mapper))
+        elif type(entry) is ChannelWriteEntry and entry.channel != "__pregel_tasks":
+            entries.append((entry.channel, entry.value, entry.skip_none, entry.mapper))
+        else:
+            return None
+    return Step(WRITE, runnable, entries=entries)
+
+
+def _branch(runnable: Any) -> Step | None:
+    spec: Any = getattr(runnable.func, "__self__", None)
+    if not _is_branch(spec) or runnable.func != spec._route or runnable.kwargs.keys() != {"reader", "writer"}:
+        return None
+    path = spec.path
+    if type(path) is not RunnableCallable or path.explode_args:
+        return None
+    return Step(
+        BRANCH,
+        runnable,
+        **_function(path),
+        reader=runnable.kwargs["reader"],
+        writer=runnable.kwargs["writer"],
+        finish=spec._finish,
+        pairs=getattr(runnable, "pairs", None),
+        merges=spec.input_schema is None,
+    )
+
+
+@functools.cache
+def _runnable_class() -> Any:
+    from langchain_core.runnables import Runnable
+
+    return Runnable
+
+
+def _is_runnable(value: Any) -> bool:
+    return isinstance(value, _runnable_class())
+
+
+def _config_variable() -> Any:
+    try:
+        from dynamo.langgraph._internal._langchain import child_config
+    except ImportError:  # pragma: no cover
+        from langchain_core.runnables.config import var_child_runnable_config as child_config
+    return child_config
+
+
+own(globals())
+_superstep.bind(
+    {
+        "variable": _config_variable(),
+        "GraphBubbleUp": GraphBubbleUp,
+        "GraphInterrupt": GraphInterrupt,
+        "ParentCommand": ParentCommand,
+        "NodeCancelledError": NodeCancelledError,
+        "take_parent_command": take_parent_command,
+        "add_task_note": add_task_note,
+        "recipe_for": recipe_for,
+        "is_runnable": _is_runnable,
+        "Send": Send,
+        "PASSTHROUGH": PASSTHROUGH,
+        "SKIP_WRITE": SKIP_WRITE,
+        "should_interrupt": should_interrupt,
+        "is_invalid_resume": is_invalid_resume,
+        "EmptyChannelError": EmptyChannelError,
+        "CONTROL_WRITES": CONTROL_WRITES,
+        "map_debug_tasks": map_debug_tasks,
+        "map_debug_task_results": map_debug_task_results,
+        "map_debug_checkpoint": map_debug_checkpoint,
+        "task_updates": task_updates,
+    }
+)
