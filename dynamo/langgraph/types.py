@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields
-from datetime import timedelta
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, final
 from warnings import warn
@@ -23,6 +22,8 @@ from dynamo.langgraph._internal._retry import default_retry_on
 from dynamo.langgraph._internal._typing import MISSING, sealed
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from langchain_core.runnables.config import RunnableConfig
     from langgraph.checkpoint.base import CheckpointMetadata
 
@@ -179,10 +180,10 @@ class RetryPolicy(NamedTuple):
     retry_on: type[Exception] | Sequence[type[Exception]] | Callable[[Exception], bool] = default_retry_on
 
 
-def _seconds(value: float | timedelta | None, field: str) -> float | None:
+def _seconds(value: "float | timedelta | None", field: str) -> float | None:
     if value is None:
         return None
-    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    seconds = value.total_seconds() if hasattr(value, "total_seconds") else float(value)
     if seconds <= 0:
         raise ValueError(f"{field} must be greater than 0")
     return seconds
@@ -199,8 +200,8 @@ class TimeoutPolicy:
     refresh_on : what counts as progress: "auto" (writes, streamed items, calls), or only "heartbeat"
     """
 
-    run_timeout: float | timedelta | None = None
-    idle_timeout: float | timedelta | None = None
+    run_timeout: "float | timedelta | None" = None
+    idle_timeout: "float | timedelta | None" = None
     refresh_on: Literal["auto", "heartbeat"] = "auto"
 
     @classmethod

@@ -1,6 +1,5 @@
 """The key under which a node's result is cached when its policy has no function of its own."""
 
-import pickle
 import sys
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -24,6 +23,8 @@ def _freeze(obj: Any, depth: int = 10) -> Hashable:
 
 def default_cache_key(*args: Any, **kwargs: Any) -> str | bytes:
     """Pickle what a task was called with, so that equal arguments share a result."""
+    import pickle
+
     return pickle.dumps((_freeze(args), _freeze(kwargs)), protocol=5, fix_imports=False)
 
 

@@ -12,11 +12,9 @@ I1  A function gets only what it names: `config`, `writer`, `store`, `previous`,
 I2  child_config is the configuration of the run in every function with trace=True and in the first step of a sequence.
 """
 
-import asyncio
 import inspect
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from functools import partial, wraps
@@ -44,6 +42,9 @@ from dynamo.langgraph._internal._typing import MISSING
 from dynamo.langgraph.types import StreamWriter, TracePolicy
 
 if TYPE_CHECKING:
+    import asyncio
+    from concurrent.futures import Executor
+
     from langchain_core.callbacks import BaseCallbackHandler
     from langchain_core.runnables import Runnable, RunnableConfig
 
@@ -79,6 +80,9 @@ async def run_in_executor(
     executor_or_config: "Executor | RunnableConfig | None", func: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> Any:
     """Run a blocking function on a thread, in a copy of the present context."""
+
+    import asyncio
+    from concurrent.futures import Executor
 
     def call() -> Any:
         try:
@@ -121,6 +125,8 @@ def create_task_in_config_context(
     coro_factory: Callable[[], Coroutine[Any, Any, Any]], config: "RunnableConfig"
 ) -> "asyncio.Task[Any]":
     """Start a coroutine as a task whose current configuration is `config`."""
+    import asyncio
+
     context = context_for(config)
     if sys.version_info >= (3, 11):
         return asyncio.create_task(coro_factory(), context=context)
@@ -355,6 +361,8 @@ async def _in_task(context: Context, func: Callable[..., Awaitable[Any]], *args:
     awaitable = context.run(func, *args, **kwargs)
     if not inspect.iscoroutine(awaitable):
         return await awaitable
+    import asyncio
+
     return await asyncio.create_task(awaitable, context=context)
 
 
@@ -517,8 +525,11 @@ class RunnableSeq(VirtualRunnable):
     async def _shielded_end(self, run: Any, output: Any) -> None:
         # Whoever is cancelled here has ended its run all the same, and handlers are to hear of it. One telling is
         # shielded by langchain-core already.
-        ending = self._aend(run, output)
-        await (asyncio.shield(ending) if isinstance(run, _Split) else ending)
+        if not isinstance(run, _Split):
+            return await self._aend(run, output)
+        import asyncio
+
+        await asyncio.shield(self._aend(run, output))
 
     def invoke(self, input: Any, config: "RunnableConfig | None" = None, **kwargs: Any) -> Any:
         if config is None:

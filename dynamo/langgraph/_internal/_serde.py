@@ -1,6 +1,5 @@
 """Which classes a strict serializer may rebuild: those that the state of a graph can hold."""
 
-import logging
 import os
 import types
 from collections.abc import Iterator
@@ -10,8 +9,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._pydantic import get_fields, is_model
-
-logger = logging.getLogger("langgraph._internal._serde")
 
 # As langgraph-checkpoint reads it.
 STRICT_MSGPACK_ENABLED = os.getenv("LANGGRAPH_STRICT_MSGPACK", "false").lower() in ("1", "true", "yes")
@@ -26,9 +23,14 @@ def apply_checkpointer_allowlist(checkpointer: Any, allowlist: set[tuple[str, ..
     with_allowlist = getattr(checkpointer, "with_allowlist", None)
     if with_allowlist is not None:
         return with_allowlist(allowlist)
+    kind = type(checkpointer).__name__
     if not _warned:
-        _warned.append(type(checkpointer).__name__)
-        logger.warning("%s takes no list of classes; update langgraph-checkpoint", type(checkpointer).__name__)
+        import logging
+
+        _warned.append(kind)
+        logging.getLogger("langgraph._internal._serde").warning(
+            "%s takes no list of classes; update langgraph-checkpoint", kind
+        )
     return checkpointer
 
 

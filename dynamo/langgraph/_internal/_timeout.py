@@ -1,10 +1,12 @@
 """Timeouts as callers write them, and why a sync node cannot have one."""
 
-from datetime import timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph.types import TimeoutPolicy
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 _SYNC_TIMEOUT_PREFIX = (
     "Node timeouts are only supported for async nodes because sync Python execution cannot be safely cancelled "
@@ -12,7 +14,7 @@ _SYNC_TIMEOUT_PREFIX = (
 )
 
 
-def coerce_timeout_policy(value: float | timedelta | TimeoutPolicy | None) -> TimeoutPolicy | None:
+def coerce_timeout_policy(value: "float | timedelta | TimeoutPolicy | None") -> TimeoutPolicy | None:
     """A policy with plain seconds, or None for no limit."""
     return TimeoutPolicy.coerce(value)
 

@@ -16,7 +16,7 @@ class IsLastStepManager(ManagedValue[bool]):
 
     @staticmethod
     def get(scratchpad: "PregelScratchpad") -> bool:
-        return scratchpad.step == scratchpad.stop - 1
+        return bool(scratchpad.step == scratchpad.stop - 1)
 
 
 class RemainingStepsManager(ManagedValue[int]):
@@ -24,7 +24,7 @@ class RemainingStepsManager(ManagedValue[int]):
 
     @staticmethod
     def get(scratchpad: "PregelScratchpad") -> int:
-        return scratchpad.stop - scratchpad.step
+        return int(scratchpad.stop - scratchpad.step)
 
 
 IsLastStep = Annotated[bool, IsLastStepManager]

@@ -1,7 +1,6 @@
 """What a node is to the engine: where its input comes from, what starts it, what it runs and writes."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,6 +12,8 @@ from dynamo.langgraph.pregel._write import ChannelWrite
 from dynamo.langgraph.types import CachePolicy, RetryPolicy, TimeoutPolicy, TracePolicy
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from langchain_core.runnables import RunnableConfig
 
     from dynamo.langgraph.pregel.protocol import PregelProtocol
@@ -121,7 +122,7 @@ class PregelNode:
         is_error_handler: bool = False,
         error_handler_node: str | None = None,
         subgraphs: "Sequence[PregelProtocol[Any, Any, Any, Any]] | None" = None,
-        timeout: float | timedelta | TimeoutPolicy | None = None,
+        timeout: "float | timedelta | TimeoutPolicy | None" = None,
     ) -> None:
         # what it is
         self.bound = DEFAULT_BOUND if bound is None else bound

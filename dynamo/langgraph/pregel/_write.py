@@ -126,7 +126,7 @@ class ChannelWrite(RunnableCallable):
         *,
         tags: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(_nothing, name="_write", tags=tags, trace=False)
+        super().__init__(_nothing, _nothing_async, name="_write", tags=tags, trace=False)
         self.writes = list(writes)
         self._worked_out: tuple[tuple[int, Any, Any], ...] | None = None
 
@@ -210,7 +210,11 @@ _MARK = "_is_channel_writer"
 
 
 def _nothing(_: Any) -> None:
-    """What a ChannelWrite would compute."""
+    """What a ChannelWrite computes."""
+
+
+async def _nothing_async(_: Any) -> None:
+    """That it can be awaited without a thread."""
 
 
 def _assemble_writes(

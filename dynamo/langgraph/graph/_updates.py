@@ -1,0 +1,94 @@
+"""From what a node returns to (channel, value) pairs."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dynamo.langgraph._internal._constants import TASKS
+from dynamo.langgraph._internal._fields import get_cached_annotated_keys, get_update_as_tuples
+from dynamo.langgraph._internal._names import own
+from dynamo.langgraph.constants import END
+from dynamo.langgraph.errors import ErrorCode, InvalidUpdateError, ParentCommand, create_error_message
+from dynamo.langgraph.graph._schema import ROOT
+from dynamo.langgraph.types import Command, Send
+
+Pairs = Sequence[tuple[str, Any]] | None
+
+
+def trigger(node: str) -> str:
+    """The channel that starts a node."""
+    return f"branch:to:{node}"
+
+
+def root_update(value: Any) -> Pairs:
+    """For a state without keys: the value itself, or what Commands update."""
+    if isinstance(value, Command):
+        return () if value.graph == Command.PARENT else value._update_as_tuples()
+    if isinstance(value, list | tuple) and any(isinstance(one, Command) for one in value):
+        pairs: list[tuple[str, Any]] = []
+        for one in value:
+            pairs += root_update(one) or () if isinstance(one, Command) else [(ROOT, one)]
+        return pairs
+    return None if value is None else [(ROOT, value)]
+
+
+def keyed_update(keys: Sequence[str]) -> Callable[[Any], Pairs]:
+    """For a state with `keys`: what of a node's result concerns them."""
+    known = frozenset(keys)
+
+    def update(value: Any) -> Pairs:
+        if type(value) is dict or isinstance(value, dict):
+            return [pair for pair in value.items() if pair[0] in known]
+        if value is None or isinstance(value, Send):
+            return None
+        if isinstance(value, Command):
+            if value.graph == Command.PARENT:
+                return None
+            return [pair for pair in value._update_as_tuples() if pair[0] in known]
+        if isinstance(value, list | tuple) and any(isinstance(one, Command) for one in value):
+            pairs: list[tuple[str, Any]] = []
+            for one in value:
+                pairs += update(one) or ()
+            return pairs
+        if fields := get_cached_annotated_keys(type(value)):
+            return get_update_as_tuples(value, [name for name in fields if name in known])
+        raise InvalidUpdateError(
+            create_error_message(
+                message=f"Expected dict, got {value}", error_code=ErrorCode.INVALID_GRAPH_NODE_RETURN_VALUE
+            )
+        )
+
+    return update
+
+
+def control(value: Any) -> Sequence[tuple[str, Any]]:
+    """Where Commands and Sends say to go; what goes past this graph is raised."""
+    if isinstance(value, dict) or value is None:
+        return ()
+    if isinstance(value, Send):
+        return ((TASKS, value),)
+    if isinstance(value, Command):
+        commands: list[Command[Any]] = [value]
+    elif isinstance(value, list | tuple):
+        commands = [one for one in value if isinstance(one, Command)]
+    else:
+        return ()
+    pairs: list[tuple[str, Any]] = []
+    for command in commands:
+        if command.graph == Command.PARENT:
+            raise ParentCommand(command)
+        goto = command.goto
+        for target in (goto,) if isinstance(goto, Send | str) else goto:
+            if isinstance(target, Send):
+                pairs.append((TASKS, target))
+            elif isinstance(target, str) and target != END:
+                pairs.append((trigger(target), None))
+    return pairs
+
+
+def control_static(ends: tuple[str, ...] | dict[str, str]) -> Sequence[tuple[str, Any, str | None]]:
+    """The same for drawings: where a node may go, with labels."""
+    labels = ends if isinstance(ends, dict) else dict.fromkeys(ends)
+    return [(end if end == END else trigger(end), None, label) for end, label in labels.items()]
+
+
+own(globals(), module="langgraph.graph.state")
