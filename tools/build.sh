@@ -9,8 +9,8 @@ ls dynamo/libdynamo.* >/dev/null 2>&1 || echo "Building the C library and the ex
 # An editable install once, which builds too; after that only what has changed.
 if "$py" - "$PWD" <<'EOF' 2>/dev/null
 import importlib.metadata, json, sys
-url = json.loads(importlib.metadata.distribution("dynamo").read_text("direct_url.json"))["url"]
-sys.exit(url != "file://" + sys.argv[1])
+origin = json.loads(importlib.metadata.distribution("dynamo").read_text("direct_url.json"))
+sys.exit(origin["url"] != "file://" + sys.argv[1] or not origin["dir_info"].get("editable"))
 EOF
 then
     set -- setup.py -q build_ext --inplace
