@@ -1235,6 +1235,20 @@ cdef object indexed(Tensor self, object key):
     cdef Py_ssize_t start, stop, step, index
     cdef int n = 0, axis = 0, named = 0, dots = 0
     cdef Tensor out
+    if type(key) is tuple and len(<tuple>key) == self.c.ndim:
+        for one in <tuple>key:      # the short way to one element
+            if type(one) is not int:
+                break
+            index = PyNumber_AsSsize_t(one, IndexError)
+            if index < 0:
+                index += self.c.shape[axis]
+            if not 0 <= index < self.c.shape[axis]:
+                break               # the long way says what is wrong
+            offset += index * self.c.strides[axis]
+            axis += 1
+        else:
+            return item_at(self.c.dtype, <uint8_t *>self.c.data + offset)
+        offset = axis = 0
     keys = list(key) if type(key) is tuple else [key]
     for one in keys:
         dots += one is Ellipsis
