@@ -2,8 +2,8 @@
 
 usage: python benchmarks/quill_http.py [client] [server] [--rounds 5] [--cpu-client 0 --cpu-server 1]
 
-client: POST of 1 KiB to nginx with a fixed answer of 1 KiB. raw socket, http.client, urllib3, httpx, pycurl, aiohttp and
-        ours, one call at a time (p50 of each round, median of rounds) and 64 in flight (calls/s, best of rounds).
+client: POST of 1 KiB to nginx with a fixed answer of 1 KiB. raw socket, http.client, urllib3, httpx, pycurl, aiohttp
+        and ours, one call at a time (p50 of each round, median of rounds) and 64 in flight (calls/s, best of rounds).
 server: the same request echoed by our server, by uvicorn+starlette and by granian (RSGI), each one process, loaded by
         ours over 64 connections; CPU time of the server per request is what does not depend on who else runs.
 
@@ -41,7 +41,9 @@ class Child:
     def __init__(self, command, port, cpu=None, env=None):
         pin = ["taskset", "-c", str(cpu)] if cpu is not None else []
         self.port = port
-        self.process = subprocess.Popen([*pin, *command], stdout=subprocess.DEVNULL, env=dict(os.environ, **(env or {})))
+        self.process = subprocess.Popen(
+            [*pin, *command], stdout=subprocess.DEVNULL, env=dict(os.environ, **(env or {}))
+        )
         deadline = time.monotonic() + 20
         while True:
             try:
@@ -336,8 +338,16 @@ def bench_server(rounds, cpu):
         commands = {"QuillServer": lambda port: [sys.executable, str(folder / "ours.py"), str(port)]}
         python = [sys.executable, "-m"]
         for module, name, command in (
-            ("uvicorn", "uvicorn+starlette", ["uvicorn", "starlette_app:app", "--no-access-log", "--log-level", "error"]),
-            ("granian", "granian RSGI", ["granian", "--interface", "rsgi", "rsgi_app:app", "--workers", "1", "--no-log"]),
+            (
+                "uvicorn",
+                "uvicorn+starlette",
+                ["uvicorn", "starlette_app:app", "--no-access-log", "--log-level", "error"],
+            ),
+            (
+                "granian",
+                "granian RSGI",
+                ["granian", "--interface", "rsgi", "rsgi_app:app", "--workers", "1", "--no-log"],
+            ),
         ):
             try:
                 __import__(module)

@@ -251,6 +251,6 @@ def payload(
 
 
 def annotation(name: str, value: Any) -> bytes:
-    """An SSE event without data: a name and a comment, as Dynamo sends them. Readers that keep to the standard pass over
-    it; that of the `openai` package does not, so it is sent only to who asks for it."""
+    """An SSE event without data: a name and a comment, as Dynamo sends them. Readers that keep to the standard pass
+    over it; that of the `openai` package does not, so it is sent only to who asks for it."""
     return b"event: " + name.encode() + b"\n: " + msgspec.json.encode(value) + b"\n\n"

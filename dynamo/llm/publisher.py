@@ -168,8 +168,8 @@ class KvEventPublisher:
     dp_rank : int
         The data-parallel rank whose cache this is.
     enable_local_indexer : bool
-        Accepted: what routers missed can always be fetched from here, and the whole of what the cache holds when that is
-        no longer kept.
+        Accepted: what routers missed can always be fetched from here, and the whole of what the cache holds when that
+        is no longer kept.
     zmq_endpoint, zmq_topic, zmq_replay_endpoint : str, optional
         Relay what an engine (vLLM, SGLang) publishes there, instead of publishing by hand.
     batching_timeout_ms : int, optional

@@ -62,6 +62,8 @@ def test_import_dynamo_loads_next_to_nothing():
     assert not HEAVY & loaded_by("dynamo")
 
 
-@pytest.mark.parametrize("module", ["dynamo.runtime", "dynamo.llm", "dynamo._core", "dynamo.cli", "dynamo._tensor", "dynamo.quill.client"])
+@pytest.mark.parametrize(
+    "module", ["dynamo.runtime", "dynamo.llm", "dynamo._core", "dynamo.cli", "dynamo._tensor", "dynamo.quill.client"]
+)
 def test_no_heavy_module_comes_with_a_package(module):
     assert not HEAVY & loaded_by(module)
