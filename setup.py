@@ -7,6 +7,7 @@ library and the extensions for that sanitizer.
 import glob
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,30 @@ def extension(path: str) -> Extension:
         extra_link_args=SANITIZE,
         depends=glob.glob("csrc/include/dynamo/*.h") + glob.glob("dynamo/_*.h"),
     )
+
+
+def strict(extensions: list[Extension]) -> list[Extension]:
+    """Make the C that Cython wrote strict about integers: __index__ only, and a refusal names the type that came.
+
+    By itself it takes whatever has __int__, so that 1.5 would be worker 1. tests/binding holds that it works.
+    """
+    for path in (source for ext in extensions for source in ext.sources if source.endswith(".c")):
+        with open(path) as file:
+            text = file.read()
+        better = (
+            text.replace("m && m->nb_int)", "m && m->nb_index)")
+            .replace("res = m->nb_int(x);", "res = m->nb_index(x);")
+            .replace("res = PyNumber_Long(x);", "res = PyNumber_Index(x);")
+        )
+        better = re.sub(
+            r'PyErr_SetString\(PyExc_TypeError,\s*"an integer is required"\)',
+            'PyErr_Format(PyExc_TypeError, "an int is required, not %.200s", Py_TYPE(x)->tp_name)',
+            better,
+        )
+        if better != text:
+            with open(path, "w") as file:
+                file.write(better)
+    return extensions
 
 
 class BuildExt(build_ext):
@@ -73,12 +98,17 @@ class BuildExt(build_ext):
 
 
 setup(
-    ext_modules=cythonize(
-        [extension(path) for path in sorted(glob.glob("dynamo/_*.pyx"))],
-        build_dir="build/cython",
-        # Where processes are not forked, each would run this file again.
-        nthreads=JOBS if multiprocessing.get_start_method() == "fork" else 0,
-        compiler_directives={"language_level": 3, "binding": True, "embedsignature": False},
+    ext_modules=strict(
+        cythonize(
+            [extension(path) for path in sorted(glob.glob("dynamo/_*.pyx"))],
+            build_dir="build/cython",
+            # Where processes are not forked, each would run this file again.
+            nthreads=JOBS if multiprocessing.get_start_method() == "fork" else 0,
+            # auto_pickle: who can be pickled says how; the others refuse by name instead of copying what they can.
+            compiler_directives={"language_level": 3, "binding": True, "embedsignature": False, "auto_pickle": False},
+            # The directives stand in this file, and Cython looks at the dates of its own.
+            force=any(os.path.getmtime(c) < os.path.getmtime("setup.py") for c in glob.glob("build/cython/dynamo/*.c")),
+        )
     )
     + [extension(path) for path in sorted(glob.glob("dynamo/_*.c"))],
     cmdclass={"build_ext": BuildExt},

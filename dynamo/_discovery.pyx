@@ -17,6 +17,7 @@ from libc.string cimport strdup
 from dynamo._errors cimport check, error_of
 from dynamo._loop cimport Loop, default_loop
 from dynamo._mailbox cimport Mailbox, Receiver, mailbox_of
+from dynamo._unbox cimport utf8
 from dynamo.c_common cimport (
     DYN_EAGAIN, DYN_ECLOSED, DYN_ENOENT, DYN_ENOMEM, dyn_buf, dyn_buf_data, dyn_buf_ref, dyn_buf_size, dyn_buf_unref,
     dyn_error_clear)
@@ -134,7 +135,7 @@ cdef class Store:
 
     def __init__(self, backend="file", root=None, ttl=None):
         global _mem
-        cdef bytes kind = backend.encode(), path = b"" if root is None else os.fsencode(root)
+        cdef bytes kind = utf8(backend, "backend"), path = b"" if root is None else os.fsencode(root)
         cdef const char *c_kind = kind
         cdef const char *c_path = NULL
         cdef uint32_t ttl_ms = 0
@@ -335,7 +336,7 @@ cdef class Store:
 
 
 cdef bytes _name(str key):
-    cdef bytes name = key.encode()
+    cdef bytes name = utf8(key, "key")
     if b"\0" in name:
         raise ValueError(f"key {key!r}: it has a null character")
     return name

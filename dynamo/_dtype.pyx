@@ -1,5 +1,6 @@
 """Element types of tensors."""
 cimport cython
+from dynamo._made cimport dyn_only_library_makes
 from dynamo.c_tensor cimport (
     DYN_BFLOAT16, DYN_BOOL, DYN_COMPLEX64, DYN_DTYPE_COUNT, DYN_FLOAT8_E4M3FN, DYN_FLOAT8_E5M2, DYN_FLOAT16,
     DYN_FLOAT32, DYN_FLOAT64, DYN_INT8, DYN_INT16, DYN_INT32, DYN_INT64, DYN_KIND_BOOL, DYN_KIND_COMPLEX,
@@ -21,7 +22,7 @@ cdef class DType:
     2
     """
 
-    def __init__(self):
+    def __init__(self, *args, **kwargs):
         raise TypeError("a DType is made by DType.float32() and its like, DType.from_name() or DType.from_numpy()")
 
     @staticmethod
@@ -207,6 +208,9 @@ cdef class DType:
 
     def __deepcopy__(self, memo):
         return self
+
+
+dyn_only_library_makes(DType)
 
 
 cdef list _objects = [None] * DYN_DTYPE_COUNT   # by code; complete before the module is imported

@@ -15,8 +15,10 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from dynamo._errors cimport check
+from dynamo._made cimport dyn_only_library_makes
 from dynamo._index cimport RadixTree
 from dynamo._metrics cimport Registry
+from dynamo._unbox cimport real, utf8
 from dynamo.c_common cimport dyn_now_ns
 from dynamo.c_events cimport (
     DYN_EVENT_CLEARED, DYN_EVENT_INNER, DYN_EVENT_REMOVED, DYN_EVENT_ROUTER, DYN_EVENT_STORED, DYN_LOAD_FIELDS,
@@ -242,9 +244,9 @@ cdef class EventChannel:
         if publisher_id is None:
             publisher_id = int.from_bytes(os.urandom(8), "big")
         dyn_py_u64(int(publisher_id), &publisher)
-        endpoint_ = endpoint.encode()
-        replay_ = None if replay_endpoint is None else replay_endpoint.encode()
-        subject_ = subject.encode()
+        endpoint_ = utf8(endpoint, "endpoint")
+        replay_ = None if replay_endpoint is None else utf8(replay_endpoint, "replay_endpoint")
+        subject_ = utf8(subject, "subject")
         options.endpoint = PyBytes_AS_STRING(endpoint_)
         options.replay_endpoint = NULL if replay_ is None else PyBytes_AS_STRING(replay_)
         options.topic = PyBytes_AS_STRING(subject_)
@@ -485,6 +487,9 @@ cdef class EventQueue:
     def __dealloc__(self):
         dyn_event_queue_free(self.ptr)
 
+    def __repr__(self):
+        return f"EventQueue(dropped={self.dropped})"
+
     def fileno(self):
         """Readable while something waits."""
         return dyn_event_queue_fd(self.ptr)
@@ -515,6 +520,9 @@ cdef class LoadTable:
 
     def __dealloc__(self):
         dyn_load_table_free(self.ptr)
+
+    def __repr__(self):
+        return f"LoadTable({dyn_load_table_get(self.ptr, NULL, 0)} rows)"
 
     def remove(self, worker_id):
         """Forget a worker that is gone."""
@@ -566,7 +574,7 @@ cdef class EventSubscriber:
             raise RuntimeError("an event subscriber is opened once")
         self.lock = _thread.allocate_lock()
         self.owners = {}
-        check(dyn_event_sub_new(&self.ptr, max(1, int(silence * 1000))))
+        check(dyn_event_sub_new(&self.ptr, max(1, int(real(silence, "silence") * 1000))))
 
     def __dealloc__(self):
         cdef dyn_event_sub *ptr = self.ptr
@@ -611,9 +619,9 @@ cdef class EventSubscriber:
         cdef KvSink target = None
         cdef EventQueue queue
         memset(&options, 0, sizeof(options))
-        endpoint_ = endpoint.encode()
-        topic_ = topic.encode()
-        replay_ = None if replay_endpoint is None else replay_endpoint.encode()
+        endpoint_ = utf8(endpoint, "endpoint")
+        topic_ = utf8(topic, "topic")
+        replay_ = None if replay_endpoint is None else utf8(replay_endpoint, "replay_endpoint")
         options.endpoint = PyBytes_AS_STRING(endpoint_)
         options.replay_endpoint = NULL if replay_ is None else PyBytes_AS_STRING(replay_)
         options.topic = PyBytes_AS_STRING(topic_)
@@ -663,6 +671,9 @@ cdef class EventSubscriber:
                 with nogil:
                     dyn_event_sub_free(ptr)
             self.owners.clear()
+
+    def __repr__(self):
+        return f"EventSubscriber({'closed' if self.ptr == NULL else f'{len(self.owners)} sources'})"
 
     @property
     def closed(self):
@@ -729,3 +740,6 @@ cdef class EventSource:
 
     def __repr__(self):
         return f"<EventSource worker {self.worker_id} at {self.endpoint}>"
+
+
+dyn_only_library_makes(EventSource)

@@ -1,12 +1,11 @@
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import disjoint_base
 
 # Shared between the extensions; Python has no use for it.
-@disjoint_base
+@final
 class Tokens: ...
 
 def compute_block_hash_for_seq(

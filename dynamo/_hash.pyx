@@ -103,7 +103,9 @@ cdef uint64_t u64(object value) except? 0xdeadbeef:
     cdef uint64_t small
     if dyn_fast_u64(<PyObject *>value, &small) == 0:
         return small
-    number = value.__index__() if not isinstance(value, int) else value
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"an int is required, not {type(value).__name__}")
+    number = value.__index__()
     if not -(1 << 63) <= number < 1 << 64:
         raise OverflowError(f"{number} does not fit in 64 bits")
     return <uint64_t>(number & 0xffffffffffffffff)

@@ -1,9 +1,12 @@
+cimport cython
+
 from dynamo._loop cimport Loop
 from dynamo._mailbox cimport Mailbox, Receiver
 from dynamo.c_http cimport dyn_http_exchange, dyn_http_server
 from dynamo.c_mailbox cimport dyn_mail
 
 
+@cython.final
 cdef class Server:
     cdef dyn_http_server *ptr   # owned; NULL once closed
     cdef Loop loop
@@ -25,6 +28,7 @@ cdef class Route(Receiver):
 
 # One request and its answer, on the thread of its asyncio loop. Other Cython modules use `x` with dynamo/http.h
 # directly, taking a reference of their own.
+@cython.final
 cdef class Request(Receiver):
     cdef dyn_http_exchange *x   # a reference
     cdef object loop            # asyncio's

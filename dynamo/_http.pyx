@@ -11,9 +11,11 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid
 
 from dynamo._errors cimport check
+from dynamo._made cimport dyn_only_library_makes
 from dynamo._loop cimport default_loop
 from dynamo._mailbox cimport mailbox_of
 from dynamo._metrics cimport Registry
+from dynamo._unbox cimport utf8
 from dynamo.c_common cimport DYN_EAGAIN, DYN_ECLOSED, dyn_error_clear
 from dynamo.c_http cimport (
     DYN_HTTP_EVENT_CLOSED, DYN_HTTP_EVENT_DRAIN, DYN_HTTP_OPEN, DYN_HTTP_PREFIX, DYN_HTTP_REPLACE, dyn_http_abort,
@@ -139,7 +141,7 @@ cdef class Server:
         handed it on), or anything msgspec can encode as JSON. Call it on the thread of the asyncio loop.
         """
         cdef Route route = Route.__new__(Route)
-        cdef bytes raw_method = method.upper().encode(), raw_path = path.encode()
+        cdef bytes raw_method = utf8(method, "method").upper(), raw_path = utf8(path, "path")
         cdef unsigned flags = (DYN_HTTP_PREFIX if prefix else 0) | (DYN_HTTP_OPEN if open else 0)
         self.ready()
         route.handler = handler
@@ -155,8 +157,8 @@ cdef class Server:
     def route_static(self, path, body, content_type="application/json", *, int status=200, bint prefix=False,
                      bint open=False, bint replace=False):
         """Answer GET `path` with these bytes, without Python; `replace` takes the place of the route that is there."""
-        cdef bytes raw_path = path.encode(), raw_type = content_type.encode()
-        cdef bytes data = body.encode() if isinstance(body, str) else bytes(body)
+        cdef bytes raw_path = utf8(path, "path"), raw_type = utf8(content_type, "content_type")
+        cdef bytes data = body.encode() if isinstance(body, str) else bytes(memoryview(body))
         cdef unsigned flags = (DYN_HTTP_PREFIX if prefix else 0) | (DYN_HTTP_OPEN if open else 0)
         flags |= DYN_HTTP_REPLACE if replace else 0
         self.ready()
@@ -165,13 +167,13 @@ cdef class Server:
 
     def route_metrics(self, path, Registry registry not None, *, bint open=True):
         """Answer GET `path` with the registry's text, without Python."""
-        cdef bytes raw_path = path.encode()
+        cdef bytes raw_path = utf8(path, "path")
         self.ready()
         check(dyn_http_route_metrics(self.ptr, raw_path, DYN_HTTP_OPEN if open else 0, registry.ptr))
 
     def unroute(self, method, path, *, bint prefix=False):
         """Take a route away: that of the path alone, or that of all paths which begin so."""
-        cdef bytes raw_method = method.upper().encode(), raw_path = path.encode()
+        cdef bytes raw_method = utf8(method, "method").upper(), raw_path = utf8(path, "path")
         self.ready()
         check(dyn_http_unroute(self.ptr, raw_method, raw_path, DYN_HTTP_PREFIX if prefix else 0))
 
@@ -673,3 +675,6 @@ cdef class Request(Receiver):
 
     def __repr__(self):
         return f"<Request {self.method} {self.path} from {self.peer}>"
+
+
+dyn_only_library_makes(Request)

@@ -8,6 +8,7 @@ from libc.string cimport memset
 
 from dynamo._errors cimport check
 from dynamo._hash cimport Hashes, drop_hashes, new_u64, take_hashes, u64
+from dynamo._unbox cimport real
 from dynamo.c_common cimport DYN_ENOMEM, DYN_EPROTO, dyn_error_clear, dyn_error_detail, dyn_now_ns
 from dynamo.c_events cimport (
     DYN_EVENT_INNER, DYN_EVENT_REMOVED, DYN_EVENT_ROUTER, DYN_EVENT_STORED, DYN_TIER_DEVICE, dyn_event,
@@ -248,7 +249,7 @@ An index of cached blocks, kept by the events of the workers.
         cdef dyn_index_options options
         memset(&options, 0, sizeof(options))
         if expiration_duration_secs is not None:
-            if not 0 < expiration_duration_secs < 1e12:
+            if not 0 < real(expiration_duration_secs, "expiration_duration_secs") < 1e12:
                 raise ValueError(f"expiration_duration_secs is {expiration_duration_secs}: must be above 0")
             options.expiration_ms = max(int(expiration_duration_secs * 1000), 1)
         options.max_bytes = max_bytes
@@ -551,7 +552,7 @@ An index without events: a worker to which a sequence was routed holds its block
     """
 
     def __cinit__(self, ttl_secs=120.0, *, max_bytes=0):
-        if not 0 < ttl_secs < 1e9:
+        if not 0 < real(ttl_secs, "ttl_secs") < 1e9:
             raise ValueError(f"ttl_secs is {ttl_secs}: must be above 0")
         check(dyn_approx_new(&self.ptr, max(int(ttl_secs * 1000), 1), max_bytes))
 

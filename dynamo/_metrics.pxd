@@ -1,6 +1,9 @@
+cimport cython
+
 from dynamo.c_metrics cimport dyn_metric, dyn_metric_kind, dyn_metrics, dyn_series
 
 
+@cython.final
 cdef class Registry:
     cdef dyn_metrics *ptr       # a reference
     cdef Metric define(self, Metric made, dyn_metric_kind kind, str name, str help_, object labels, object bounds)

@@ -42,6 +42,9 @@ cdef class Registry:
     def __dealloc__(self):
         dyn_metrics_unref(self.ptr)
 
+    def __repr__(self):
+        return f"Registry({self.text().count(b'# TYPE ')} metrics)"
+
     cdef Metric define(self, Metric made, dyn_metric_kind kind, str name, str help_, object labels, object bounds):
         cdef list keep = []
         cdef double *limits = NULL

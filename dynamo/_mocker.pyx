@@ -225,6 +225,9 @@ cdef class MockerEngine(Receiver):
             raise InvalidArgument("the engine was shut down")
         return self.ptr
 
+    def __repr__(self):
+        return f"MockerEngine({self.stats()})"
+
     def submit(self, const uint32_t[::1] tokens, size_t output):
         """Hand in a prompt (uint32 array); returns the MockerStream of its `output` tokens."""
         cdef dyn_mocker_engine *ptr = self.running()

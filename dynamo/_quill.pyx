@@ -16,6 +16,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from dynamo._errors cimport check, error_of
+from dynamo._made cimport dyn_only_library_makes
 from dynamo.c_common cimport DYN_EAGAIN, DYN_EPROTO, dyn_error_clear, dyn_error_detail
 from dynamo.c_http_client cimport (
     DYN_HTTP_CALL_DONE, DYN_HTTP_CALL_FAILED, DYN_HTTP_CALL_HEAD, DYN_HTTP_CALL_IDEMPOTENT, DYN_HTTP_CALL_SEND_LATER,
@@ -836,3 +837,7 @@ cdef class Stream(Call):
         if dyn_http_call_phase_of(self.ptr) >= DYN_HTTP_CALL_DONE:
             self.stop()
         self.wake()
+
+
+dyn_only_library_makes(Stream)
+dyn_only_library_makes(Call)

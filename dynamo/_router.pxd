@@ -25,6 +25,7 @@ cdef struct Ears:
     dyn_router *router
 
 
+@cython.final
 cdef class Decision:
     cdef readonly uint64_t worker_id
     cdef readonly uint32_t dp_rank

@@ -174,6 +174,7 @@ cdef void on_turn(void *user, int rc, const dyn_router_choice *choice) noexcept 
     dyn_mailbox_unref(box)
 
 
+@cython.final
 cdef class Turn(Receiver):
     """A request that waits for its turn; await it to get the `Decision`. Cancelling gives the place up."""
     cdef SelectionCore core
@@ -417,6 +418,8 @@ cdef class SelectionCore:
 
     cdef dyn_router_config _c_config(self, object config, object thresholds):
         cdef dyn_router_config c
+        if not hasattr(config, "router_cost_formula"):
+            raise TypeError(f"config must be a KvRouterConfig, not {type(config).__name__}")
         dyn_router_config_init(&c, self.block_size)
         c.policy = _POLICIES[self.mode]
         c.formula = _FORMULAS[config.router_cost_formula]

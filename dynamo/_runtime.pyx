@@ -22,6 +22,7 @@ from libc.stdlib cimport calloc
 from libc.string cimport memset
 
 from dynamo._errors cimport check, error_of
+from dynamo._made cimport dyn_only_library_makes
 from dynamo._loop cimport Loop, default_loop
 from dynamo._mailbox cimport Receiver, mailbox_of
 from dynamo._metrics cimport Metric, Registry
@@ -372,6 +373,8 @@ cdef class Context:
     """
 
     def __init__(self, id=None, metadata=None, *, headers=None):
+        if id is not None and not isinstance(id, str):
+            raise TypeError(f"the id of a Context must be a str, not {type(id).__name__}")
         self.name = id
         self._metadata = None if metadata is None else dict(metadata)
         if headers:
@@ -570,6 +573,9 @@ cdef class _Next:
 
     def close(self):
         self.stream.waiter = None
+
+
+dyn_only_library_makes(_Next)
 
 
 cdef extern from "Python.h":
@@ -815,6 +821,9 @@ cdef class ResponseStream:
 
     def __repr__(self):
         return f"<ResponseStream of {self.caller.path}, {'ended' if self.ended else 'open'}>"
+
+
+dyn_only_library_makes(ResponseStream)
 
 
 cdef uint32_t _ms(seconds) except? 0:
@@ -1145,6 +1154,8 @@ cdef class Serving(Receiver):
     def stats(self):
         """Counters: requests, refused (too many ran), failed, items, bytes_in, bytes_out, duration_ns, inflight."""
         cdef dyn_endpoint_stats stats
+        if self.ptr == NULL:
+            raise error_of(DYN_ECLOSED, "this endpoint")
         dyn_endpoint_get_stats(self.ptr, &stats)
         return stats
 

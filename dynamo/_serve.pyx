@@ -244,7 +244,7 @@ cdef class Answer(Receiver):
     def tokens(self, uint32_t choice):
         """The ids a choice has so far, as a new uint32 array. Only after it broke, or when all is done."""
         import numpy
-        cdef const dyn_token_batch *batch = dyn_answer_tokens(self.ptr, choice)
+        cdef const dyn_token_batch *batch = NULL if self.ptr == NULL else dyn_answer_tokens(self.ptr, choice)
         cdef size_t count = 0 if batch == NULL else dyn_token_batch_count(batch)
         cdef uint32_t[::1] view
         out = numpy.empty(count, numpy.uint32)

@@ -575,6 +575,8 @@ cdef class LoopCore:
     # ---- a superstep
 
     cdef int prepare(self) except -1:
+        if self.preparer is None:
+            raise RuntimeError("this loop is not ready: ready() comes before its first superstep")
         self.preparer.begin(self.checkpoint, self.checkpoint_pending_writes, self.config, self.step, self.stop)
         self.tasks = self.preparer.all_tasks(self.trigger_to_nodes, self.updated_channels)
         if self.on_checkpoints and self.saves:
@@ -665,7 +667,7 @@ cdef class LoopCore:
     cdef list recipe(self, task):
         """The steps of a task that can be run the plain way; None for the others."""
         cdef NodePlan plan
-        if self.preparer.watched or task.retry_policy or task.timeout is not None:
+        if self.preparer is None or self.preparer.watched or task.retry_policy or task.timeout is not None:
             return None
         found = self.preparer.plans.get(task.name)
         if found is None:

@@ -1454,6 +1454,9 @@ cdef class TensorReader:
     def __dealloc__(self):
         dyn_tensor_reader_free(self.ptr)
 
+    def __repr__(self):
+        return "TensorReader()"
+
     def feed(self, data):
         """Read more bytes.
 

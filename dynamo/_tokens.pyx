@@ -31,18 +31,23 @@ cdef class Vocab:
         cdef const uint8_t[::1] data_view = data
         cdef const uint32_t[::1] end_view = ends
         cdef const uint8_t[::1] flag_view = flags
-        cdef Vocab self = cls.__new__(cls)
+        cdef Vocab self = cls.__new__(cls, ())
+        cdef dyn_vocab *made = NULL
         cdef size_t count = end_view.shape[0], size = data_view.shape[0]
         if <size_t>flag_view.shape[0] != count:
             raise ValueError(f"{count} ends and {flag_view.shape[0]} flags")
-        check(dyn_vocab_new(&self.ptr, &data_view[0] if size else NULL, size, &end_view[0] if count else NULL,
+        check(dyn_vocab_new(&made, &data_view[0] if size else NULL, size, &end_view[0] if count else NULL,
                             &flag_view[0] if count else NULL, count,
                             DYN_VOCAB_STRIP_SPACE if strip_leading_space else 0))
+        dyn_vocab_unref(self.ptr)
+        self.ptr = made
         return self
 
-    def __init__(self, tokens, special=(), *, bint strip_leading_space=False):
-        if self.ptr != NULL:
-            raise TypeError("a Vocab cannot be made twice")
+    def __cinit__(self, tokens, special=(), *, bint strip_leading_space=False):
+        try:
+            tokens = list(tokens)
+        except TypeError:
+            raise TypeError(f"a Vocab is made of a sequence of bytes, not of {type(tokens).__name__}") from None
         cdef bytes blob = b"".join(tokens)
         cdef size_t count = len(tokens), i
         cdef uint32_t at = 0
@@ -124,9 +129,7 @@ cdef class Detokenizer:
     ('caf', 'é')
     """
 
-    def __init__(self, Vocab vocab not None, *, bint skip_special_tokens=True, bint at_start=False):
-        if self.ptr != NULL:
-            raise TypeError("a Detokenizer cannot be made twice")
+    def __cinit__(self, Vocab vocab not None, *, bint skip_special_tokens=True, bint at_start=False):
         check(dyn_detok_new(&self.ptr, vocab.ptr, (0 if skip_special_tokens else DYN_DETOK_SPECIAL)
                             | (DYN_DETOK_AT_START if at_start else 0)))
 
@@ -145,6 +148,9 @@ cdef class Detokenizer:
             raise
         return _take(&out)
 
+    def __repr__(self):
+        return "Detokenizer()"
+
     def end(self):
         """No more ids: an unfinished character becomes U+FFFD."""
         cdef dyn_text out
@@ -156,10 +162,16 @@ cdef class Detokenizer:
 cdef class StopStrings:
     """A compiled set of stop strings; share it between matchers."""
 
-    def __init__(self, strings):
-        if self.ptr != NULL:
-            raise TypeError("a StopStrings cannot be made twice")
-        self.strings = tuple(strings)
+    def __cinit__(self, strings):
+        if isinstance(strings, str):
+            strings = [strings]
+        try:
+            self.strings = tuple(strings)
+        except TypeError:
+            raise TypeError(f"stop strings are an iterable of str, not {type(strings).__name__}") from None
+        for text in self.strings:
+            if not isinstance(text, str):
+                raise TypeError(f"a stop string is a str, not {type(text).__name__}")
         encoded = [text.encode() for text in self.strings]
         cdef size_t count = len(encoded), i
         cdef const char **texts = <const char **>PyMem_Malloc((count + 1) * sizeof(char *))
@@ -192,7 +204,7 @@ cdef class StopMatcher:
         Show the stop string itself.
     """
 
-    def __init__(self, stops, *, bint include_stop=False):
+    def __cinit__(self, stops, *, bint include_stop=False):
         self.stops = stops if isinstance(stops, StopStrings) else StopStrings(stops)
         dyn_jail_init(&self.jail, self.stops.ptr, include_stop)
 
@@ -216,6 +228,9 @@ cdef class StopMatcher:
     def held(self):
         """Bytes held back."""
         return dyn_jail_held(&self.jail)
+
+    def __repr__(self):
+        return f"StopMatcher({list(self.stops.strings)!r}, held={self.held}, matched={self.matched!r})"
 
     @property
     def matched(self):
