@@ -1,5 +1,6 @@
 # The channels of a graph as extension types; dynamo/_pregel.pyx reads their fields directly.
 
+cdef object EmptyChannelError   # raised by get() of an empty channel; set by bind()
 cdef object MISSING             # what an empty channel's `value` is
 
 # What a superstep may have to do with a channel that nobody wrote to.

@@ -20,7 +20,7 @@ import sys as _sys
 import collections.abc as _abc
 
 MISSING = object()              # replaced by bind(); kept here so that the module works alone
-cdef object EmptyChannelError = LookupError
+EmptyChannelError = LookupError
 cdef object many_writes = ValueError        # text -> exception, with the code of concurrent updates
 cdef object InvalidUpdateError = ValueError
 cdef object Overwrite = None                # the class, once somebody has imported it

@@ -110,4 +110,3 @@ cdef set apply_writes_to(checkpoint, channels, list tasks, get_next_version, tri
 cdef str hex_id(bytes data)
 cdef add_note(exc, text)
 cdef bint triggered(channels, dict versions, dict seen, null_version, list triggers) except -1
-cdef object build(cls, tuple names, tuple values)

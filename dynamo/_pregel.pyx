@@ -25,13 +25,24 @@ from libc.time cimport time_t
 
 from dynamo.c_hash cimport dyn_hash_text_128
 from dynamo._channels cimport (
-    BaseChannel, Held, IDLE_ASK, IDLE_CLEARS, IDLE_FINISHES, IDLE_NEVER, MISSING, Topic, idle_kind)
+    BaseChannel, EmptyChannelError, Held, IDLE_ASK, IDLE_CLEARS, IDLE_FINISHES, IDLE_NEVER, MISSING, Topic, idle_kind)
 from dynamo import _channels as channel_module
 from random import getrandbits
 from time import time as now
 
 cdef extern from "Python.h":
     int PyObject_GenericSetAttr(object o, object name, object value) except -1
+    ctypedef struct PyMemberDef:
+        int type
+        Py_ssize_t offset
+        int flags
+    ctypedef struct PyMemberDescrObject:
+        PyMemberDef *d_member
+    void Py_INCREF(object o)
+
+cdef enum:
+    OBJECT_MEMBER = 16              # Py_T_OBJECT_EX, what a name in __slots__ is
+    MAX_FIELDS = 16
 
 cdef extern from "time.h" nogil:
     struct timespec:
@@ -45,7 +56,6 @@ cdef extern from "time.h" nogil:
 
 logger = logging.getLogger("langgraph")
 
-cdef object EmptyChannelError = LookupError
 cdef object Send = None
 cdef object Call = None
 cdef object ExecutableTask = None
@@ -58,10 +68,9 @@ cdef object DEFAULT_RUNTIME = None
 cdef object merge_configs = None
 cdef object runnable_for_task = None
 cdef object identifier = None
-cdef tuple runtime_names = ()
-cdef tuple info_names = ()
-cdef tuple task_names = ("name", "input", "proc", "writes", "config", "triggers", "retry_policy", "cache_key", "id", "path",
-                         "writers", "subgraphs", "timeout")
+cdef Shape runtime_shape = None
+cdef Shape info_shape = None
+cdef Shape task_shape = None
 
 
 def bind(names):
@@ -72,9 +81,8 @@ def bind(names):
     names : dict
         By the name of the global here.
     """
-    global EmptyChannelError, Send, Call, ExecutableTask, PlainTask, CacheKey, Runtime, ExecutionInfo, NodeError
-    global DEFAULT_RUNTIME, merge_configs, runnable_for_task, identifier, runtime_names, info_names
-    EmptyChannelError = names["EmptyChannelError"]
+    global Send, Call, ExecutableTask, PlainTask, CacheKey, Runtime, ExecutionInfo, NodeError
+    global DEFAULT_RUNTIME, merge_configs, runnable_for_task, identifier, runtime_shape, info_shape, task_shape
     Send = names["Send"]
     Call = names["Call"]
     ExecutableTask = names["PregelExecutableTask"]
@@ -87,8 +95,9 @@ def bind(names):
     merge_configs = names["merge_configs"]
     runnable_for_task = names["get_runnable_for_task"]
     identifier = names["identifier"]
-    runtime_names = tuple(Runtime.__dataclass_fields__)
-    info_names = tuple(ExecutionInfo.__dataclass_fields__)
+    runtime_shape = Shape(Runtime)
+    info_shape = Shape(ExecutionInfo)
+    task_shape = Shape(ExecutableTask)
 
 
 cdef add_note(exc, text):
@@ -98,12 +107,47 @@ cdef add_note(exc, text):
         exc.__notes__ = [*getattr(exc, "__notes__", ()), text]
 
 
-cdef object build(cls, tuple names, tuple values):
-    """An instance of a frozen dataclass, without the checks of its __setattr__."""
-    made = cls.__new__(cls)
+cdef class Shape:
+    """How instances of a frozen dataclass are made without the checks of its __setattr__ and __init__.
+
+    Where every field is a slot, values go straight to their places.
+    """
+    cdef object cls
+    cdef tuple names
+    cdef Py_ssize_t places[MAX_FIELDS]
+    cdef bint slots
+
+    def __init__(self, cls):
+        cdef PyMemberDef *member
+        cdef Py_ssize_t i
+        self.cls = cls
+        self.names = tuple(cls.__dataclass_fields__)
+        self.slots = len(self.names) <= MAX_FIELDS and cls.__new__ is object.__new__
+        for i, name in enumerate(self.names):
+            field = cls.__dict__.get(name)
+            if type(field).__name__ != "member_descriptor" or not self.slots:
+                self.slots = False
+                break
+            member = (<PyMemberDescrObject *><PyObject *>field).d_member
+            if member.type != OBJECT_MEMBER or member.offset <= 0:
+                self.slots = False
+                break
+            self.places[i] = member.offset
+
+
+cdef object build(Shape shape, tuple values):
     cdef Py_ssize_t i
-    for i in range(len(names)):
-        PyObject_GenericSetAttr(made, names[i], values[i])
+    cdef char *at
+    made = object.__new__(shape.cls)
+    if shape.slots:
+        at = <char *><PyObject *>made
+        for i in range(len(values)):
+            value = values[i]
+            Py_INCREF(value)
+            (<PyObject **>(at + shape.places[i]))[0] = <PyObject *>value
+    else:
+        for i in range(len(values)):
+            PyObject_GenericSetAttr(made, shape.names[i], values[i])
     return made
 
 
@@ -644,6 +688,8 @@ cdef read_for_task(scratchpad, channels, managed, writes, select, bint fresh):
 
 cdef value_of(BaseChannel channel):
     """The channel's value, MISSING when it has none."""
+    if not channel.is_available():
+        return MISSING
     try:
         return channel.get()
     except EmptyChannelError:
@@ -965,13 +1011,13 @@ cdef class Preparer:
             runtime = DEFAULT_RUNTIME
         run_id = self.config.get("run_id")
         if extra is None:
-            info = build(ExecutionInfo, info_names, (
+            info = build(info_shape, (
                 checkpoint["id"], task_ns, task_id, self.conf.get("thread_id"), str(run_id) if run_id else None, 1, now()))
         else:
             info = runtime.execution_info
         before = checkpoint["channel_values"].get("__previous__") if previous else runtime.previous
         if type(runtime) is Runtime:
-            runtime = build(Runtime, runtime_names, (
+            runtime = build(runtime_shape, (
                 runtime.context, self.store, runtime.stream_writer, runtime.heartbeat, before, info,
                 runtime.server_info, runtime.control))
         else:
@@ -988,7 +1034,7 @@ cdef class Preparer:
         if not callbacks and self.watched:
             callbacks = self.manager.get_child(f"graph:step:{self.step}")
         config = self.config_for(name, metadata, tags, callbacks or None, patch)
-        return build(ExecutableTask, task_names, (
+        return build(task_shape, (
             name, value, proc, writes, config, triggers, retry, cache_key, task_id, path, writers, subgraphs, timeout))
 
     cdef int rebase(self, config) except -1:

@@ -15,7 +15,7 @@ import asyncio
 import time as _time
 import weakref
 
-from dynamo._channels cimport BaseChannel, IDLE_CLEARS, MISSING, idle_kind
+from dynamo._channels cimport BaseChannel, EmptyChannelError, IDLE_CLEARS, MISSING, idle_kind
 from dynamo._pregel cimport ChannelMap, LocalRead, NodePlan, Preparer, apply_writes_to
 from dynamo._pregel import checkpoint_id
 
@@ -40,7 +40,6 @@ cdef object passthrough = None
 cdef object skip_write = None
 cdef object should_interrupt = None
 cdef object is_invalid_resume = None
-cdef object empty_channel = LookupError
 cdef frozenset control_writes = frozenset()
 cdef object debug_tasks = None
 cdef object debug_results = None
@@ -56,7 +55,7 @@ HIDDEN = "langsmith:hidden"
 def bind(names):
     """Tell the loop which classes and functions of dynamo.langgraph to use, by the name of the global here."""
     global variable, GraphBubbleUp, GraphInterrupt, ParentCommand, NodeCancelledError, take_parent_command, add_task_note
-    global recipe_for, is_runnable, send_type, passthrough, skip_write, should_interrupt, empty_channel, control_writes
+    global recipe_for, is_runnable, send_type, passthrough, skip_write, should_interrupt, control_writes
     global debug_tasks, debug_results, debug_checkpoint, task_updates, is_invalid_resume
     variable = names["variable"]
     GraphBubbleUp = names["GraphBubbleUp"]
@@ -72,7 +71,6 @@ def bind(names):
     skip_write = names["SKIP_WRITE"]
     should_interrupt = names["should_interrupt"]
     is_invalid_resume = names["is_invalid_resume"]
-    empty_channel = names["EmptyChannelError"]
     control_writes = names["CONTROL_WRITES"]
     debug_tasks = names["map_debug_tasks"]
     debug_results = names["map_debug_task_results"]
@@ -967,7 +965,7 @@ cdef read_values(channels, select):
         channel = channels[select]
         try:
             return channel.get()
-        except empty_channel:
+        except EmptyChannelError:
             return None
     values = {}
     for name in select:
@@ -975,7 +973,7 @@ cdef read_values(channels, select):
         if channel.is_available():
             try:
                 values[name] = channel.get()
-            except empty_channel:
+            except EmptyChannelError:
                 pass
     return values
 

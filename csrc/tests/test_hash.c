@@ -122,7 +122,19 @@ static void wide_tokens_are_narrowed_or_refused(void)
     CHECK(strstr(dyn_error_detail(), "token 2 is 4294967296") != NULL);
 }
 
+static void texts_have_the_published_128_bits(void)
+{
+    char long_text[300], out[33] = {0};
+    dyn_hash_text_128("", 0, out);
+    CHECK(strcmp(out, "99aa06d3014798d86001c324468d497f") == 0);
+    dyn_hash_text_128("abc", 3, out);
+    CHECK(strcmp(out, "06b05ab6733a618578af5f94892f3950") == 0);
+    memset(long_text, 'x', sizeof(long_text));
+    dyn_hash_text_128(long_text, sizeof(long_text), out);
+    CHECK(strcmp(out, "125237ea2ad7bc7aa5d1b4607dc83554") == 0);
+}
+
 TEST_MAIN(TEST(blocks_match_the_published_vectors), TEST(a_lora_name_changes_the_seed),
           TEST(eagle_blocks_need_one_more_token), TEST(all_instruction_sets_agree),
           TEST(chains_side_by_side_are_the_chains), TEST(images_are_hashed_in_order_of_their_hashes),
-          TEST(wide_tokens_are_narrowed_or_refused))
+          TEST(wide_tokens_are_narrowed_or_refused), TEST(texts_have_the_published_128_bits))

@@ -21,7 +21,7 @@ from dynamo.langgraph._internal._config import merge_configs
 from dynamo.langgraph._internal._constants import INTERRUPT, RESERVED
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._typing import EMPTY_SEQ
-from dynamo.langgraph.channels.base import BaseChannel, EmptyChannelError
+from dynamo.langgraph.channels.base import BaseChannel
 from dynamo.langgraph.channels.untracked_value import UntrackedValue
 from dynamo.langgraph.constants import TAG_HIDDEN
 from dynamo.langgraph.errors import NodeError
@@ -124,7 +124,6 @@ own(globals())
 _pregel.set_reserved(RESERVED)
 _pregel.bind(
     {
-        "EmptyChannelError": EmptyChannelError,
         "Send": Send,
         "Call": Call,
         "PregelExecutableTask": PregelExecutableTask,

@@ -17,12 +17,14 @@ from dynamo.langgraph.types import Command, PregelExecutableTask, Send
 
 def read_channel(channels: Mapping[str, BaseChannel[Any, Any, Any]], chan: str, *, catch: bool = True) -> Any:
     """The value of a channel; None for an empty one, or `EmptyChannelError` when `catch` is false."""
+    return _value(channels[chan], None) if catch else channels[chan].get()
+
+
+def _value(channel: BaseChannel[Any, Any, Any], empty: Any) -> Any:
     try:
-        return channels[chan].get()
+        return channel.get()
     except EmptyChannelError:
-        if not catch:
-            raise
-        return None
+        return empty
 
 
 def read_channels(
@@ -30,16 +32,9 @@ def read_channels(
 ) -> Any:
     """The value of one channel, or a dict of several; empty ones are left out, or None."""
     if isinstance(select, str):
-        return read_channel(channels, select)
-    values: dict[str, Any] = {}
-    for name in select:
-        channel = channels[name]
-        try:
-            values[name] = channel.get()
-        except EmptyChannelError:
-            if not skip_empty:
-                values[name] = None
-    return values
+        return _value(channels[select], None)
+    found = {name: _value(channels[name], MISSING if skip_empty else None) for name in select}
+    return {name: value for name, value in found.items() if value is not MISSING}
 
 
 def map_command(cmd: Command[Any]) -> Iterator[tuple[str, str, Any]]:

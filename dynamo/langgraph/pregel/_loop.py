@@ -853,6 +853,12 @@ class PregelLoop(LoopCore):
             self.output = self.read_output()
         return stopped
 
+    def _let_go(self, error: BaseException | None) -> None:
+        """An exception knows the frames it came through, these know this loop: so the loop forgets the exception."""
+        if error is not None and self.checkpoint_pending_writes is not None:
+            self.tasks = None
+            self.checkpoint_pending_writes.clear()
+
     def _saves_at_exit(self, error: BaseException | None) -> bool:
         """A graph of its own always saves; a subgraph when it has failed, or keeps its state between runs."""
         return not self.is_nested or error is not None or not any(NS_END in part for part in self.checkpoint_ns)
@@ -999,7 +1005,10 @@ class SyncPregelLoop(PregelLoop):
         return self._finish(error)
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> bool | None:
-        return self.stack.__exit__(exc_type, exc_value, traceback)
+        try:
+            return self.stack.__exit__(exc_type, exc_value, traceback)
+        finally:
+            self._let_go(exc_value)
 
 
 def _weakly(method: Any) -> Any:
@@ -1120,6 +1129,8 @@ class AsyncPregelLoop(PregelLoop):
             if not leaving.done():
                 error.args = (*error.args, leaving)
             raise
+        finally:
+            self._let_go(exc_value)
 
 
 __all__ = ("AsyncPregelLoop", "PregelLoop", "SyncPregelLoop")

@@ -16,7 +16,6 @@ from dynamo._superstep import Step
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._runnable import RunnableCallable, RunnableSeq
 from dynamo.langgraph._internal._typing import MISSING
-from dynamo.langgraph.channels.base import EmptyChannelError
 from dynamo.langgraph.errors import GraphBubbleUp, GraphInterrupt, NodeCancelledError, ParentCommand, is_invalid_resume
 from dynamo.langgraph.pregel._algo import should_interrupt
 from dynamo.langgraph.pregel._io import task_updates
@@ -136,7 +135,6 @@ _superstep.bind(
         "SKIP_WRITE": SKIP_WRITE,
         "should_interrupt": should_interrupt,
         "is_invalid_resume": is_invalid_resume,
-        "EmptyChannelError": EmptyChannelError,
         "CONTROL_WRITES": CONTROL_WRITES,
         "map_debug_tasks": map_debug_tasks,
         "map_debug_task_results": map_debug_task_results,

@@ -52,8 +52,20 @@ logger = logging.getLogger("langgraph")
 # ------------------------------------------------------------------ time limits
 
 
+def _conf(config: Any) -> dict[str, Any]:
+    found: dict[str, Any] = config.get(CONF) or {}
+    return found
+
+
+def _runtime(config: Any) -> Runtime[Any] | None:
+    found = _conf(config).get(CONFIG_KEY_RUNTIME)
+    return found if isinstance(found, Runtime) else None
+
+
 def _seconds(value: float | timedelta | None) -> float | None:
-    return value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +120,10 @@ class _Observed:
     __slots__ = ("callback", "context")
 
     def __init__(self, task: PregelExecutableTask, config: Any, limit: _ResolvedTimeout) -> None:
-        configurable = config.get(CONF, {})
-        self.callback = configurable.get(CONFIG_KEY_TIMED_ATTEMPT_OBSERVER)
+        self.callback = _conf(config).get(CONFIG_KEY_TIMED_ATTEMPT_OBSERVER)
         if self.callback is None:
             return
-        info = getattr(configurable.get(CONFIG_KEY_RUNTIME), "execution_info", None)
+        info = getattr(_runtime(config), "execution_info", None)
         self.context = _AttemptContext(
             task_id=task.id,
             task_name=task.name,
@@ -206,17 +217,16 @@ class _TimedAttemptScope:
 
     def wrap_config(self, config: Any) -> Any:
         """A config whose ways into the run go through this gate."""
-        configurable = config.get(CONF, {})
         gated: dict[str, Any] = {}
-        send, stream = configurable.get(CONFIG_KEY_SEND), configurable.get(CONFIG_KEY_STREAM)
-        call, runtime = configurable.get(CONFIG_KEY_CALL), configurable.get(CONFIG_KEY_RUNTIME)
+        conf, runtime = _conf(config), _runtime(config)
+        send, stream, call = conf.get(CONFIG_KEY_SEND), conf.get(CONFIG_KEY_STREAM), conf.get(CONFIG_KEY_CALL)
         if send is not None:
             gated[CONFIG_KEY_SEND] = self._guard_send(send)
         if stream is not None:
             gated[CONFIG_KEY_STREAM] = self._guard_stream(stream)
         if call is not None:
             gated[CONFIG_KEY_CALL] = self._guard_call(call)
-        if isinstance(runtime, Runtime):
+        if runtime is not None:
             changes: Any = {"stream_writer": self._guard_stream_writer(runtime.stream_writer)}
             if self.refresh_on is not None:
                 changes["heartbeat"] = self.touch
@@ -350,16 +360,14 @@ async def _within(
 
 def _ensure_execution_info(runtime: Runtime[Any], config: Any, task: PregelExecutableTask) -> Runtime[Any]:
     """The runtime, with information about this execution if it had none."""
-    if runtime.execution_info is not None:
+    if runtime.execution_info:
         return runtime
-    configurable = config.get(CONF, {})
-    run_id = config.get("run_id")
+    conf, run_id = _conf(config), config.get("run_id")
     info = ExecutionInfo(
-        checkpoint_id=configurable.get(CONFIG_KEY_CHECKPOINT_ID) or "",
-        checkpoint_ns=configurable.get(CONFIG_KEY_CHECKPOINT_NS) or "",
-        task_id=configurable.get(CONFIG_KEY_TASK_ID) or task.id,
-        thread_id=configurable.get(CONFIG_KEY_THREAD_ID),
-        run_id=str(run_id) if run_id else None,
+        *(conf.get(key) or "" for key in (CONFIG_KEY_CHECKPOINT_ID, CONFIG_KEY_CHECKPOINT_NS)),
+        conf.get(CONFIG_KEY_TASK_ID) or task.id,
+        conf.get(CONFIG_KEY_THREAD_ID),
+        str(run_id) if run_id else None,
     )
     return runtime.override(execution_info=info)
 
@@ -403,8 +411,8 @@ class _Attempts:
         self.policies = task.retry_policy or retry_policy
         self.count = 0
         self.config: Any = task.config if configurable is None else patch_configurable(task.config, configurable)
-        runtime = self.config.get(CONF, {}).get(CONFIG_KEY_RUNTIME)
-        if isinstance(runtime, Runtime):
+        runtime = _runtime(self.config)
+        if runtime is not None:
             runtime = _ensure_execution_info(runtime, self.config, task)
             runtime = runtime.patch_execution_info(node_first_attempt_time=time.time())
             self.config = patch_configurable(self.config, {CONFIG_KEY_RUNTIME: runtime})
@@ -413,9 +421,8 @@ class _Attempts:
         """The config of the next attempt; forgets what the last one wrote."""
         if self.count > 0:
             changes: dict[str, Any] = {CONFIG_KEY_RESUMING: True}
-            configurable = self.config.get(CONF, {})
-            runtime, pad = configurable.get(CONFIG_KEY_RUNTIME), configurable.get(CONFIG_KEY_SCRATCHPAD)
-            if isinstance(runtime, Runtime):
+            runtime, pad = _runtime(self.config), _conf(self.config).get(CONFIG_KEY_SCRATCHPAD)
+            if runtime is not None:
                 changes[CONFIG_KEY_RUNTIME] = runtime.patch_execution_info(node_attempt=self.count + 1)
             if isinstance(pad, PregelScratchpad):
                 changes[CONFIG_KEY_SCRATCHPAD] = pad.restarted()

@@ -97,6 +97,7 @@ class FuturesDict(dict[Any, Any]):
         self.ended: set[Any] = set()
         self.broken: set[Any] = set()
         self.guard = threading.Lock()
+        self.waiting_for: dict[Any, Any] = {}  # not in the callback: a future keeps its callbacks for ever
 
     def __setitem__(self, key: Any, value: PregelExecutableTask | None) -> None:
         dict.__setitem__(self, key, value)
@@ -104,9 +105,11 @@ class FuturesDict(dict[Any, Any]):
             with self.guard:
                 self.open += 1
                 self.event.clear()
-            key.add_done_callback(partial(self._ended, value))
+            self.waiting_for[key] = value
+            key.add_done_callback(self._ended)
 
-    def _ended(self, task: PregelExecutableTask, future: Any) -> None:
+    def _ended(self, future: Any) -> None:
+        task = self.waiting_for.pop(future)
         error = error_of(future)
         try:
             listener = self.tell()
@@ -187,6 +190,12 @@ class Crowd:
         future.set_exception(error)
         with self.futures.guard:
             self.futures.add_end(future, error)
+
+    def disperse(self) -> None:
+        """All is over: futures remember their callbacks, these their tasks, these this crowd."""
+        self.futures.clear()
+        self.futures.ended.clear()
+        self.futures.broken.clear()
 
     def wait_for_output(self) -> None:
         """Wake up when something was streamed, too."""
@@ -350,27 +359,37 @@ class PregelRunner:
         """
         todo = list(tasks)
         yield
+        alone = crowd is None
         if crowd is None:
             if not todo:
                 return
             crowd = self.crowd(schedule_task, retry_policy, reraise, get_waiter)
-            if len(todo) == 1 and timeout is None and get_waiter is None:
-                task = todo.pop()
-                try:
-                    run_with_retry(task, retry_policy, configurable=crowd.extras(task))
-                except Exception as exc:
-                    self.commit(task, exc)
-                    if self.handles(task, exc) and self.make_handler is not None:
-                        self.handled.add(id(exc))
-                        todo = [made for made in (self.make_handler(task, exc),) if made is not None]
-                    fatal = self._excuse(crowd, exc)
-                    if fatal is not None:
-                        yield
-                        raise fatal  # noqa: B904 (it is the very exception)
-                else:
-                    self.commit(task, None)
-                if not todo and not crowd.futures:
-                    return
+        try:
+            yield from self._drive(crowd, todo, alone, timeout)
+        finally:
+            crowd.disperse()
+
+    def _drive(
+        self, crowd: Crowd, todo: list[PregelExecutableTask], alone: bool, timeout: float | None
+    ) -> Iterator[None]:
+        retry_policy, get_waiter = crowd.retry_policy, crowd.get_waiter
+        if alone and len(todo) == 1 and timeout is None and get_waiter is None:
+            task = todo.pop()
+            try:
+                run_with_retry(task, retry_policy, configurable=crowd.extras(task))
+            except Exception as exc:
+                self.commit(task, exc)
+                if self.handles(task, exc) and self.make_handler is not None:
+                    self.handled.add(id(exc))
+                    todo = [made for made in (self.make_handler(task, exc),) if made is not None]
+                fatal = self._excuse(crowd, exc)
+                if fatal is not None:
+                    yield
+                    raise fatal  # noqa: B904 (it is the very exception)
+            else:
+                self.commit(task, None)
+            if not todo and not crowd.futures:
+                return
         crowd.wait_for_output()
         for task in todo:
             crowd.start(task)
@@ -420,14 +439,16 @@ class PregelRunner:
         crowd: Crowd | None = None,
     ) -> AsyncIterator[None]:
         """`tick` in an event loop."""
-        clock = asyncio.get_running_loop().time
         todo = list(tasks)
         yield
+        alone = crowd is None
         if crowd is None:
             if not todo:
                 return
             crowd = self.acrowd(schedule_task, retry_policy, reraise, get_waiter)
-            if len(todo) == 1 and timeout is None and get_waiter is None:
+        clock = asyncio.get_running_loop().time
+        try:
+            if alone and len(todo) == 1 and timeout is None and get_waiter is None:
                 task = todo.pop()
                 try:
                     await arun_with_retry(task, retry_policy, self.use_astream, crowd.extras(task))
@@ -444,29 +465,31 @@ class PregelRunner:
                     self.commit(task, None)
                 if not todo and not crowd.futures:
                     return
-        crowd.wait_for_output()
-        for task in todo:
-            crowd.start(task)
-        del todo
-        end = None if not timeout else clock() + timeout
-        while crowd.busy and not crowd.fatal:
-            left = None if end is None else max(0.0, end - clock())
-            done, _ = await asyncio.wait(crowd.futures, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                break  # out of time
-            for failed, error in crowd.collect(done):
-                handler = await self.amake_handler(failed, error) if self.amake_handler is not None else None
-                if handler is not None:
-                    crowd.start(handler)
-            del done
-            if not crowd.fatal:
-                yield
-        await asyncio.wait_for(crowd.futures.event.wait(), None if end is None else max(0.0, end - clock()))
-        yield
-        for future in crowd.futures:
-            if crowd.futures[future] is None:
-                future.cancel()
-        crowd.verdict(asyncio.TimeoutError)
+            crowd.wait_for_output()
+            for task in todo:
+                crowd.start(task)
+            del todo
+            end = None if not timeout else clock() + timeout
+            while crowd.busy and not crowd.fatal:
+                left = None if end is None else max(0.0, end - clock())
+                done, _ = await asyncio.wait(crowd.futures, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    break  # out of time
+                for failed, error in crowd.collect(done):
+                    handler = await self.amake_handler(failed, error) if self.amake_handler is not None else None
+                    if handler is not None:
+                        crowd.start(handler)
+                del done
+                if not crowd.fatal:
+                    yield
+            await asyncio.wait_for(crowd.futures.event.wait(), None if end is None else max(0.0, end - clock()))
+            yield
+            for future in crowd.futures:
+                if crowd.futures[future] is None:
+                    future.cancel()
+            crowd.verdict(asyncio.TimeoutError)
+        finally:
+            crowd.disperse()
 
     def acrowd(
         self, schedule_task: Any, retry_policy: Any = None, reraise: bool = True, get_waiter: Any = None
