@@ -1,0 +1,210 @@
+"""What can be found out about nodes without running them: graphs inside them, whether they are asynchronous."""
+
+import dis
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from types import CodeType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from dynamo.langgraph._internal._langchain import is_runnable, loaded, runnable_class
+from dynamo.langgraph._internal._names import own
+from dynamo.langgraph._internal._runnable import RunnableCallable, RunnableSeq
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import Runnable
+
+    from dynamo.langgraph.pregel.protocol import PregelProtocol
+
+ChannelVersions: TypeAlias = dict[str, str | int | float]
+
+
+def get_new_channel_versions(previous_versions: ChannelVersions, current_versions: ChannelVersions) -> ChannelVersions:
+    """The versions of the channels that have moved."""
+    if not previous_versions:
+        return current_versions
+    return {
+        name: version
+        for name, version in current_versions.items()
+        if name not in previous_versions or version > previous_versions[name]  # type: ignore[operator]
+    }
+
+
+def is_xxh3_128_hexdigest(value: str) -> bool:
+    """Whether a text can be the id of an interrupt."""
+    return len(value) == 32 and set(value) <= set("0123456789abcdef")
+
+
+# ------------------------------------------------------------------ graphs inside nodes
+def find_subgraph_pregel(candidate: "Runnable[Any, Any]") -> "PregelProtocol[Any, Any, Any, Any] | None":
+    """The first graph that a node is, consists of, or refers to; one that never saves its state does not count."""
+    from dynamo.langgraph.pregel.protocol import PregelProtocol
+
+    open_: list[Any] = [candidate]
+    for thing in open_:  # grows meanwhile: breadth first
+        if isinstance(thing, PregelProtocol):
+            if getattr(thing, "checkpointer", None) is not False:
+                return thing
+        else:
+            open_.extend(_inside(thing))
+    return None
+
+
+def _inside(thing: Any) -> Iterator[Any]:
+    """What a runnable is made of, as far as it shows."""
+    if isinstance(thing, RunnableCallable):
+        for function in (thing.func, thing.afunc):
+            if function is not None:
+                yield from _runnables_of(function)
+        return
+    steps = _steps(thing)
+    if steps is not None:
+        yield from steps
+        return
+    lambda_class = loaded("langchain_core.runnables.base", "RunnableLambda")
+    if lambda_class is not None and isinstance(thing, lambda_class):
+        yield from thing.deps
+
+
+def _runnables_of(function: Any) -> Iterator[Any]:
+    for value in get_function_nonlocals(function):
+        owner = getattr(value, "__self__", value)  # `run = graph.invoke` stands for the graph
+        if is_runnable(owner):
+            yield owner
+
+
+def _steps(thing: Any) -> Any:
+    """The steps of a sequence, or None."""
+    if isinstance(thing, RunnableSeq):
+        return thing.steps
+    sequence = loaded("langchain_core.runnables.base", "RunnableSequence")
+    return thing.steps if sequence is not None and isinstance(thing, sequence) else None
+
+
+# Values of exactly these types lead nowhere; a subclass may have attributes.
+_LEAF_TYPES = frozenset(
+    (str, bytes, bytearray, int, float, complex, bool, type(None), list, tuple, dict, set, frozenset)
+)
+
+
+def get_function_nonlocals(func: Callable[..., Any]) -> list[Any]:
+    """What a function can reach by name: captured variables, globals that it uses, and attributes of both.
+
+    Read from its byte code, so no source is needed. A nested function counts for what was captured, not for globals.
+    What ``__wrapped__`` leads to counts too.
+    """
+    found: list[Any] = []
+    met: set[int] = set()
+    function: Any = func
+    while function is not None and id(function) not in met:
+        met.add(id(function))
+        code = getattr(function, "__code__", None)
+        if isinstance(code, CodeType):
+            found.extend(_reached(function, code))
+        function = getattr(function, "__wrapped__", None)
+    return found
+
+
+def _reached(function: Any, code: CodeType) -> Iterator[Any]:
+    captured: dict[str, Any] = {}
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            captured[name] = cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+    everything = getattr(function, "__globals__", {})
+    named = {name: everything[name] for name in code.co_names if name in everything}
+    roots = [*captured.values(), *named.values()]
+    yield from captured.values()
+    if all(type(value) in _LEAF_TYPES for value in roots):
+        return
+    for name, *attributes in sorted(set(_chains(code, named, captured))):
+        value = captured[name] if name in captured else named[name]
+        if name in named and name not in captured:
+            yield value
+        for attribute in attributes:
+            try:
+                value = getattr(value, attribute)
+            except Exception:  # it may be a property, of anything
+                break
+            yield value
+
+
+_ROOTS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF")
+_STEPS = ("LOAD_ATTR", "LOAD_METHOD")
+
+
+def _chains(
+    code: CodeType, named: Mapping[str, Any], captured: Mapping[str, Any], nested: bool = False
+) -> Iterator[tuple[str, ...]]:
+    """The paths ``name.attribute...`` that code loads."""
+    path: tuple[str, ...] = ()
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "EXTENDED_ARG":
+            continue
+        if path and instruction.opname in _STEPS:
+            path = (*path, instruction.argval)
+            continue
+        if path:
+            yield path
+        path = ()
+        if instruction.opname in _ROOTS:
+            name = instruction.argval
+            if name in captured if "DEREF" in instruction.opname else not nested and name in named:
+                path = (name,)
+    if path:
+        yield path
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            inner = {name: captured[name] for name in constant.co_freevars if name in captured}
+            if inner:
+                yield from _chains(constant, {}, inner, nested=True)
+
+
+# ------------------------------------------------------------------ asynchronous nodes
+def validate_timeout_supported(runnable: "Runnable[Any, Any]", *, name: str) -> None:
+    """Refuse a time limit for a node that runs on a thread, where nothing can stop it."""
+    if not _natively_async(runnable):
+        raise ValueError(
+            "Node timeouts are only supported for async nodes because sync Python execution cannot be safely "
+            f"cancelled in-process. Node '{name}' is sync."
+        )
+
+
+def _natively_async(runnable: Any) -> bool:
+    if isinstance(runnable, RunnableCallable):
+        return runnable.afunc is not None and not _only_threads(runnable.afunc)
+    steps = _steps(runnable)
+    if steps is None:
+        steps = _side_by_side(runnable)
+    if steps is not None:
+        return all(map(_natively_async, steps))
+    lambda_class = loaded("langchain_core.runnables.base", "RunnableLambda")
+    if lambda_class is not None and isinstance(runnable, lambda_class):
+        return hasattr(runnable, "afunc")
+    if not is_runnable(runnable):
+        return False
+    return type(runnable).ainvoke is not runnable_class().ainvoke
+
+
+def _side_by_side(runnable: Any) -> Any:
+    """What runs inside a runnable that only passes on, or None."""
+    for module, name, attribute in (
+        ("langchain_core.runnables.base", "RunnableBindingBase", "bound"),
+        ("langchain_core.runnables.passthrough", "RunnableAssign", "mapper"),
+    ):
+        kind = loaded(module, name)
+        if kind is not None and isinstance(runnable, kind):
+            return (getattr(runnable, attribute),)
+    parallel = loaded("langchain_core.runnables.base", "RunnableParallel")
+    if parallel is not None and isinstance(runnable, parallel):
+        return list(runnable.steps__.values())
+    return None
+
+
+def _only_threads(function: Any) -> bool:
+    """Whether a coroutine function is langchain-core's way of running a plain one on a thread."""
+    in_executor = loaded("langchain_core.runnables.config", "run_in_executor")
+    return isinstance(function, functools.partial) and in_executor is not None and function.func is in_executor
+
+
+own(globals())
