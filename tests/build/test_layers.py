@@ -42,6 +42,8 @@ HEADER_AREA = {
 }
 # Lower packages first: a package may import those before it.
 PACKAGES = ["runtime", "llm", "engines", "replay", "frontend", "cli"]
+# They stand beside that row and beside each other: what each may import of the packages.
+BESIDE = {"quill": {"runtime"}, "langgraph": {"runtime"}}
 
 
 def area_of_header(name):
@@ -73,6 +75,20 @@ def test_a_package_imports_only_those_below_it(package):
         for other in above:
             assert not re.search(rf"^\s*(from|import) dynamo\.{other}\b", text, re.M), f"{file} imports dynamo.{other}"
         assert not re.search(r"\bdynamo\.c_", text), f"{file} imports a c_ module"
+
+
+@pytest.mark.parametrize("package", sorted(BESIDE))
+def test_a_package_beside_the_row_imports_only_what_it_may(package):
+    others = {path.parent.name for path in (ROOT / "dynamo").glob("*/__init__.py")} - BESIDE[package] - {package}
+    for file in (ROOT / "dynamo" / package).rglob("*.py"):
+        for other in sorted(others):
+            found = re.search(rf"^\s*(from|import) dynamo\.{other}\b", file.read_text(), re.M)
+            assert not found, f"{file} imports dynamo.{other}"
+
+
+def test_every_package_has_its_place():
+    here = {path.parent.name for path in (ROOT / "dynamo").glob("*/__init__.py")}
+    assert here == {*PACKAGES, *BESIDE}
 
 
 def test_exported_symbols_are_the_declared_ones():
