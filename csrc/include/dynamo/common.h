@@ -86,9 +86,9 @@ typedef struct dyn_buf dyn_buf;
  * errors  DYN_ENOMEM. */
 DYN_API int dyn_buf_new(dyn_buf **out, size_t size);
 DYN_API int dyn_buf_new_zeroed(dyn_buf **out, size_t size); /* the same, all bytes 0 */
-DYN_API dyn_buf *dyn_buf_ref(dyn_buf *self);  /* another reference to the same buffer */
-DYN_API void dyn_buf_unref(dyn_buf *self);    /* NULL is allowed */
-DYN_API uint8_t *dyn_buf_data(dyn_buf *self); /* borrowed while a reference lives */
+DYN_API dyn_buf *dyn_buf_ref(dyn_buf *self);                /* another reference to the same buffer */
+DYN_API void dyn_buf_unref(dyn_buf *self);                  /* NULL is allowed */
+DYN_API uint8_t *dyn_buf_data(dyn_buf *self);               /* borrowed while a reference lives */
 DYN_API size_t dyn_buf_size(const dyn_buf *self);
 
 /* ---- log ---------------------------------------------------------------------------------------
