@@ -1,14 +1,15 @@
 """What a node can ask about the run it is part of."""
 
 import sys
-from typing import TYPE_CHECKING, Any
+import typing
+from typing import Any
 
 from dynamo.langgraph._internal._constants import CONF, CONFIG_KEY_RUNTIME
 from dynamo.langgraph._internal._langchain import child_config
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph.types import StreamWriter
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph.store.base import BaseStore
 
@@ -38,7 +39,7 @@ def get_config() -> "RunnableConfig":
             running = None
         if running is not None:
             raise RuntimeError("Python 3.11 or later required to use this in an async context")
-    raise RuntimeError("Called get_config outside of a runnable context")
+    raise RuntimeError("Called get_config outside of a runnable context: no node is running here")
 
 
 def get_store() -> "BaseStore":

@@ -15,28 +15,23 @@ TAG_NOSTREAM: Final = "nostream"  # a model with this tag streams no tokens
 TAG_HIDDEN: Final = "langsmith:hidden"  # a node with this tag is not shown in traces and streams
 
 
+_DISCOURAGED = "Importing {} from langgraph.constants is deprecated. {}"
+
+
 def __getattr__(name: str) -> Any:
     from dynamo.langgraph.warnings import LangGraphDeprecatedSinceV10
 
     if name in ("Send", "Interrupt"):
         from dynamo.langgraph import types
 
-        warn(
-            f"Importing {name} from langgraph.constants is deprecated. "
-            f"Please use 'from langgraph.types import {name}' instead.",
-            LangGraphDeprecatedSinceV10,
-            stacklevel=2,
-        )
+        advice = f"Please use 'from langgraph.types import {name}' instead."
+        warn(_DISCOURAGED.format(name, advice), LangGraphDeprecatedSinceV10, stacklevel=2)
         return getattr(types, name)
     value = getattr(_constants, name, None) if name.isupper() else None
     if value is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warn(
-        f"Importing {name} from langgraph.constants is deprecated. This constant is now private and should not "
-        "be used directly. Please let the LangGraph team know if you need this value.",
-        LangGraphDeprecatedSinceV10,
-        stacklevel=2,
-    )
+    advice = "This constant is now private and should not be used directly."
+    warn(_DISCOURAGED.format(name, advice), LangGraphDeprecatedSinceV10, stacklevel=2)
     return value
 
 

@@ -4,18 +4,19 @@ Errors of channels are ChannelErrors and errors of runs are PregelErrors (both f
 from GraphBubbleUp is no failure: it carries a decision of a node out to the engine, so a node must let it pass.
 """
 
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from warnings import warn
 
 from dynamo.langgraph._internal._errors import ChannelError, PregelError
 from dynamo.langgraph._internal._langchain import when_imported
 from dynamo.langgraph._internal._names import own
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from dynamo.langgraph.types import Command, Interrupt
 
 __all__ = (
@@ -113,9 +114,7 @@ class UnknownInterruptError(PregelError):
         pending_ids: Sequence[str] = (),
     ) -> None:
         super().__init__(message)
-        self.reason = reason
-        self.interrupt_ids = tuple(interrupt_ids)
-        self.pending_ids = tuple(pending_ids)
+        self.reason, self.interrupt_ids, self.pending_ids = reason, (*interrupt_ids,), (*pending_ids,)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)
@@ -130,8 +129,8 @@ class GraphDrained(GraphBubbleUp):
     """A run stopped between two steps because it was asked to; it can be resumed."""
 
     def __init__(self, reason: str = "shutdown") -> None:
-        super().__init__(f"Graph drained: {reason}")
         self.reason = reason
+        super().__init__("Graph drained: " + reason)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.reason,)
@@ -141,7 +140,7 @@ class GraphInterrupt(GraphBubbleUp):
     """A (sub)graph waits for an answer; the outermost graph swallows this and reports the interrupts."""
 
     def __init__(self, interrupts: "Sequence[Interrupt[Any]]" = ()) -> None:
-        super().__init__(interrupts)
+        Exception.__init__(self, interrupts)
 
 
 class NodeInterrupt(GraphInterrupt):
@@ -153,11 +152,8 @@ class NodeInterrupt(GraphInterrupt):
         from dynamo.langgraph.types import Interrupt
         from dynamo.langgraph.warnings import LangGraphDeprecatedSinceV10
 
-        warn(
-            "NodeInterrupt is deprecated. Please use `langgraph.types.interrupt` instead.",
-            LangGraphDeprecatedSinceV10,
-            stacklevel=2,
-        )
+        text = "NodeInterrupt is deprecated. Please use `langgraph.types.interrupt` instead."
+        warn(text, LangGraphDeprecatedSinceV10, stacklevel=2)
         super().__init__([Interrupt(value=value) if id is None else Interrupt(value=value, id=id)])
 
 
@@ -167,7 +163,7 @@ class ParentCommand(GraphBubbleUp):
     args: "tuple[Command[Any]]"
 
     def __init__(self, command: "Command[Any]") -> None:
-        super().__init__(command)
+        Exception.__init__(self, command)
 
 
 # ------------------------------------------------------------------ nodes
@@ -219,18 +215,14 @@ class NodeTimeoutError(PregelError):
         run_timeout: float | None = None,
     ) -> None:
         if kind not in ("idle", "run"):
-            raise ValueError("kind must be 'idle' or 'run'")
+            raise ValueError(f"kind must be 'idle' or 'run', not {kind!r}")
         limit = run_timeout if kind == "run" else idle_timeout
         if limit is None:
             raise ValueError(f"{kind}_timeout is required when kind={kind!r}")
         why = " without making progress" if kind == "idle" else ""
         super().__init__(f"Node {node!r} exceeded its {kind} timeout of {limit:.3f}s{why} (elapsed: {elapsed:.3f}s).")
-        self.node = node
-        self.timeout = limit
-        self.run_timeout = run_timeout
-        self.idle_timeout = idle_timeout
-        self.elapsed = elapsed
-        self.kind = kind
+        self.node, self.kind, self.timeout, self.elapsed = node, kind, limit, elapsed
+        self.run_timeout, self.idle_timeout = run_timeout, idle_timeout
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)
@@ -244,12 +236,12 @@ def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, A
 
 
 # ------------------------------------------------------------------ answers that do not fit
-_INVALID_RESUME = "_langgraph_invalid_resume"
+_INVALID_RESUME: str = "_langgraph_invalid_resume"
 
 
 def _mark_invalid_resume(error: BaseException) -> None:
     """Note on an error that the answer to an interrupt caused it."""
-    setattr(error, _INVALID_RESUME, True)
+    vars(error)[_INVALID_RESUME] = True
 
 
 def is_invalid_resume(error: BaseException) -> bool:
@@ -257,7 +249,7 @@ def is_invalid_resume(error: BaseException) -> bool:
 
     The interrupt is still pending then and can be answered again.
     """
-    return getattr(error, _INVALID_RESUME, False) is True
+    return bool(getattr(error, _INVALID_RESUME, False))
 
 
 own(globals())

@@ -1,8 +1,9 @@
 """What belongs to a run and is not state: its context, store, stream, and the control over it."""
 
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypedDict
+from typing import Any, Generic, TypedDict
 
 from dynamo.langgraph._internal._constants import CONF, CONFIG_KEY_RUNTIME
 from dynamo.langgraph._internal._names import own
@@ -11,7 +12,7 @@ from dynamo.langgraph.config import get_config
 from dynamo.langgraph.types import StreamWriter
 from dynamo.langgraph.typing import ContextT, WithDefaults
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from langgraph.store.base import BaseStore
     from langgraph_sdk.auth.types import BaseUser
     from typing_extensions import Unpack
@@ -67,22 +68,22 @@ class ServerInfo:
 class RunControl:
     """A handle on a run from outside: hand it to ``invoke(..., control=)`` and ask the run to stop between steps."""
 
-    __slots__ = ("_drain_reason",)
+    __slots__ = ("_reason",)
 
     def __init__(self) -> None:
-        self._drain_reason: str | None = None
+        self._reason: str | None = None
 
     def request_drain(self, reason: str = "shutdown") -> None:
         """Let the present step end and its checkpoint be saved, then stop with GraphDrained."""
-        self._drain_reason = reason
+        self._reason = reason
 
     @property
     def drain_requested(self) -> bool:
-        return self._drain_reason is not None
+        return self._reason is not None
 
     @property
     def drain_reason(self) -> str | None:
-        return self._drain_reason
+        return self._reason
 
 
 def _no_op_stream_writer(_: Any) -> None:
@@ -131,16 +132,13 @@ class Runtime(WithDefaults, Generic[ContextT]):
 
     def merge(self, other: "Runtime[ContextT]") -> "Runtime[ContextT]":
         """What `other` says, and where it says nothing what this one does."""
-        return Runtime(
-            context=other.context or self.context,
-            store=other.store or self.store,
-            stream_writer=self.stream_writer if other.stream_writer is _no_op_stream_writer else other.stream_writer,
-            heartbeat=self.heartbeat if other.heartbeat is _no_op_heartbeat else other.heartbeat,
-            previous=self.previous if other.previous is None else other.previous,
-            execution_info=other.execution_info or self.execution_info,
-            server_info=other.server_info or self.server_info,
-            control=other.control or self.control,
-        )
+        said = {name: getattr(other, name) for name in _WHERE_TRUE if getattr(other, name)}
+        if other.previous is not None:
+            said["previous"] = other.previous
+        for name, silent in (("stream_writer", _no_op_stream_writer), ("heartbeat", _no_op_heartbeat)):
+            if getattr(other, name) is not silent:
+                said[name] = getattr(other, name)
+        return _changed(self, said)  # type: ignore[no-any-return]
 
     def override(self, **overrides: "Unpack[_RuntimeOverrides]") -> "Runtime[ContextT]":
         """A copy with some fields replaced."""
@@ -148,9 +146,10 @@ class Runtime(WithDefaults, Generic[ContextT]):
 
     def patch_execution_info(self, **overrides: Any) -> "Runtime[ContextT]":
         """A copy with some fields of its `execution_info` replaced."""
-        if self.execution_info is None:
-            raise RuntimeError("Cannot patch execution_info before it has been set")
-        return _changed(self, {"execution_info": _changed(self.execution_info, overrides)})  # type: ignore[no-any-return]
+        info = self.execution_info
+        if info is None:
+            raise RuntimeError("Cannot patch execution_info before it has been set: this runtime is of no task")
+        return _changed(self, {"execution_info": _changed(info, overrides)})  # type: ignore[no-any-return]
 
     @property
     def drain_requested(self) -> bool:
@@ -175,6 +174,8 @@ def _changed(record: Any, changes: Any) -> Any:
 
 
 _set = object.__setattr__
+# What another runtime says by these counts if it is not empty.
+_WHERE_TRUE = ("context", "store", "execution_info", "server_info", "control")
 
 DEFAULT_RUNTIME: Runtime[Any] = Runtime()
 

@@ -1,10 +1,11 @@
 """What nodes and callers exchange with a graph: commands, sends, interrupts, policies and snapshots."""
 
+import typing
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, final
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, final
 from warnings import warn
 
 from dynamo.langgraph._internal._cache import default_cache_key
@@ -21,7 +22,7 @@ from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._retry import default_retry_on
 from dynamo.langgraph._internal._typing import MISSING, sealed
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from datetime import timedelta
 
     from langchain_core.runnables.config import RunnableConfig
@@ -109,21 +110,21 @@ ResponseT = TypeVar("ResponseT")
 KeyFuncT = TypeVar("KeyFuncT", bound=Callable[..., str | bytes])
 N = TypeVar("N", bound=Hashable)
 
-_DC_KWARGS = {"kw_only": True, "slots": True, "frozen": True}
+_DC_KWARGS: dict[str, bool] = dict.fromkeys(("kw_only", "slots", "frozen"), True)
 
 
 def ensure_valid_checkpointer(checkpointer: "Checkpointer") -> "Checkpointer":
     """Refuse what cannot be a checkpointer; give the others back."""
-    if checkpointer is None or checkpointer in (True, False):
-        return checkpointer
-    from langgraph.checkpoint.base import BaseCheckpointSaver
+    fits = checkpointer is None or checkpointer in (True, False)
+    if not fits:
+        from langgraph.checkpoint.base import BaseCheckpointSaver
 
-    if not isinstance(checkpointer, BaseCheckpointSaver):
-        raise TypeError(
-            "Invalid checkpointer provided. Expected an instance of `BaseCheckpointSaver`, `True`, `False`, or `None`. "
-            f"Received {type(checkpointer).__name__}. Pass a proper saver (e.g., InMemorySaver, AsyncPostgresSaver)."
-        )
-    return checkpointer
+        fits = isinstance(checkpointer, BaseCheckpointSaver)
+    if fits:
+        return checkpointer
+    kind = type(checkpointer).__name__
+    remedy = "Pass a saver such as InMemorySaver(), True or False (for a graph inside another), or None"
+    raise TypeError(f"Invalid checkpointer provided: a {kind}. {remedy}")
 
 
 # ------------------------------------------------------------------ what a run gives back
@@ -139,33 +140,29 @@ class GraphOutput(Generic[OutputT]):
 
     def __getitem__(self, key: str) -> Any:
         self._discourage("result[key]")
-        if key == "__interrupt__":
-            return self.interrupts
-        if isinstance(self.value, dict):
-            return self.value[key]
-        found = getattr(self.value, key, MISSING)
+        found = self._look_up(key)
         if found is MISSING:
             raise KeyError(key)
         return found
 
     def __contains__(self, key: object) -> bool:
         self._discourage("key in result")
+        return len(self.interrupts) > 0 if key == "__interrupt__" else self._look_up(key) is not MISSING
+
+    def _look_up(self, key: Any) -> Any:
+        value: Any = self.value
         if key == "__interrupt__":
-            return bool(self.interrupts)
-        if isinstance(self.value, dict):
-            return key in self.value
-        return isinstance(key, str) and hasattr(self.value, key)
+            value = {key: self.interrupts}
+        if isinstance(value, dict):
+            return value.get(key, MISSING)
+        return getattr(value, key, MISSING) if isinstance(key, str) else MISSING
 
     @staticmethod
     def _discourage(how: str) -> None:
         from dynamo.langgraph.warnings import LangGraphDeprecatedSinceV11
 
-        warn(
-            f"Accessing GraphOutput via `{how}` is deprecated. Use `result.value` to access the output value directly, "
-            "or `result.interrupts` for interrupts.",
-            LangGraphDeprecatedSinceV11,
-            stacklevel=3,
-        )
+        text = f"Accessing GraphOutput via `{how}` is deprecated. Use `result.value` or `result.interrupts`."
+        warn(text, LangGraphDeprecatedSinceV11, stacklevel=3)
 
 
 # ------------------------------------------------------------------ policies of a node
@@ -184,9 +181,9 @@ def _seconds(value: "float | timedelta | None", field: str) -> float | None:
     if value is None:
         return None
     seconds = value.total_seconds() if hasattr(value, "total_seconds") else float(value)
-    if seconds <= 0:
-        raise ValueError(f"{field} must be greater than 0")
-    return seconds
+    if seconds > 0 or seconds != seconds:
+        return seconds
+    raise ValueError(f"{field} must be greater than 0, not {value!r}")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -241,7 +238,7 @@ def omit_payload(_value: Any) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------ interrupts
-_DEFAULT_INTERRUPT_ID = "placeholder-id"
+_DEFAULT_INTERRUPT_ID: str = "placeholder-id"
 
 
 def _hash(text: str) -> str:
@@ -279,12 +276,10 @@ class Interrupt(Generic[ResponseT]):
         response_schema: "type[ResponseT] | dict[str, Any] | None" = None,
         **deprecated_kwargs: Any,
     ) -> None:
-        self.value = value
         path = deprecated_kwargs.get("ns")  # before version 1 an interrupt kept its namespace, part by part
         if path is not None and id == _DEFAULT_INTERRUPT_ID:
             id = _hash(NS_SEP.join(path))
-        self.id = id
-        self.response_schema = response_schema
+        self.value, self.id, self.response_schema = value, id, response_schema
 
     @classmethod
     def from_ns(
@@ -297,8 +292,9 @@ class Interrupt(Generic[ResponseT]):
     def interrupt_id(self) -> str:
         from dynamo.langgraph.warnings import LangGraphDeprecatedSinceV10
 
+        known = self.id
         warn("`interrupt_id` is deprecated. Use `id` instead.", LangGraphDeprecatedSinceV10, stacklevel=2)
-        return self.id
+        return known
 
 
 def interrupt(value: Any, *, response_schema: dict[str, Any] | type | None = None) -> Any:
@@ -322,9 +318,8 @@ def interrupt(value: Any, *, response_schema: dict[str, Any] | type | None = Non
     from dynamo.langgraph.config import get_config
 
     conf = get_config()[CONF]
-    scratchpad = conf[CONFIG_KEY_SCRATCHPAD]
-    answers = scratchpad.resume
-    number = scratchpad.interrupt_counter()
+    pad = conf[CONFIG_KEY_SCRATCHPAD]
+    answers, number = pad.resume, pad.interrupt_counter()
     adapter: Any = None
     if response_schema is not None and not isinstance(response_schema, dict):
         from pydantic import TypeAdapter
@@ -334,7 +329,7 @@ def interrupt(value: Any, *, response_schema: dict[str, Any] | type | None = Non
         answer = answers[number] if adapter is None else _validate_resume(adapter, answers[number])
         conf[CONFIG_KEY_SEND]([(RESUME, answers[: number + 1])])  # those behind it have not been looked at yet
         return answer
-    given = scratchpad.get_null_resume(True)
+    given = pad.get_null_resume(True)
     if given is not None:
         # Only an answer that fits is noted as this task's.
         answer = given if adapter is None else _validate_resume(adapter, given)
@@ -357,10 +352,11 @@ def _validate_resume(adapter: Any, value: Any) -> Any:
     from dynamo.langgraph.errors import _mark_invalid_resume
 
     try:
-        return adapter.validate_python(value)
+        answer = adapter.validate_python(value)
     except ValidationError as error:
         _mark_invalid_resume(error)
         raise
+    return answer
 
 
 # ------------------------------------------------------------------ what a node can return
@@ -386,14 +382,17 @@ class Send:
         self.timeout = None if timeout is None else TimeoutPolicy.coerce(timeout)
 
     def __hash__(self) -> int:
-        return hash((self.node, self.arg, self.timeout))
+        return hash(self._parts())
 
     def __repr__(self) -> str:
         limit = "" if self.timeout is None else f", timeout={self.timeout!r}"
         return f"Send(node={self.node!r}, arg={self.arg!r}{limit})"
 
     def __eq__(self, value: object) -> bool:
-        return isinstance(value, Send) and (self.node, self.arg, self.timeout) == (value.node, value.arg, value.timeout)
+        return isinstance(value, Send) and self._parts() == value._parts()
+
+    def _parts(self) -> tuple[Any, ...]:
+        return self.node, self.arg, self.timeout
 
 
 class _ToolOutput:
@@ -432,7 +431,7 @@ class Command(Generic[N], _ToolOutput):
             return list(update.items())
         if isinstance(update, (list, tuple)):
             if all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in update):
-                return update
+                return list(update)
             return [("__root__", update)]
         if hints := getattr(type(update), "__annotations__", None) and _annotated_keys(type(update)):
             from dynamo.langgraph._internal._fields import get_update_as_tuples

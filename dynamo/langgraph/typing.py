@@ -5,7 +5,8 @@ last two are the state where nothing else is said.
 """
 
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+import typing
+from typing import Any, TypeVar
 
 from dynamo.langgraph._internal._names import public
 
@@ -48,7 +49,7 @@ class WithDefaults:
         return super().__class_getitem__(given)  # type: ignore[misc]
 
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from typing_extensions import TypeVar as _TypeVar
 
     from dynamo.langgraph._internal._typing import StateLike

@@ -23,10 +23,9 @@ class LangGraphDeprecationWarning(DeprecationWarning):
     def __init__(
         self, message: str, *args: object, since: tuple[int, int], expected_removal: tuple[int, int] | None = None
     ) -> None:
-        super().__init__(message, *args)
-        self.message = message.rstrip(".")
-        self.since = since
-        self.expected_removal = expected_removal or (since[0] + 1, 0)
+        DeprecationWarning.__init__(self, message, *args)
+        gone = expected_removal or (since[0] + 1, 0)
+        self.message, self.since, self.expected_removal = message.rstrip("."), since, gone
 
     def __str__(self) -> str:
         (major, minor), (gone, gone_minor) = self.since, self.expected_removal
@@ -37,21 +36,21 @@ class LangGraphDeprecatedSinceV05(LangGraphDeprecationWarning):
     """Discouraged since version 0.5."""
 
     def __init__(self, message: str, *args: object) -> None:
-        super().__init__(message, *args, since=(0, 5), expected_removal=(2, 0))
+        super().__init__(message, *args, expected_removal=(2, 0), since=(0, 5))
 
 
 class LangGraphDeprecatedSinceV10(LangGraphDeprecationWarning):
     """Discouraged since version 1.0."""
 
     def __init__(self, message: str, *args: object) -> None:
-        super().__init__(message, *args, since=(1, 0), expected_removal=(2, 0))
+        super().__init__(message, *args, expected_removal=(2, 0), since=(1, 0))
 
 
 class LangGraphDeprecatedSinceV11(LangGraphDeprecationWarning):
     """Discouraged since version 1.1."""
 
     def __init__(self, message: str, *args: object) -> None:
-        super().__init__(message, *args, since=(1, 1), expected_removal=(3, 0))
+        super().__init__(message, *args, expected_removal=(3, 0), since=(1, 1))
 
 
 own(globals())

@@ -25,7 +25,8 @@ def default_cache_key(*args: Any, **kwargs: Any) -> str | bytes:
     """Pickle what a task was called with, so that equal arguments share a result."""
     import pickle
 
-    return pickle.dumps((_freeze(args), _freeze(kwargs)), protocol=5, fix_imports=False)
+    called_with = _freeze(args), _freeze(kwargs)
+    return pickle.dumps(called_with, protocol=5)
 
 
 own(globals())

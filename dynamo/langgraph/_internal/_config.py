@@ -1,8 +1,9 @@
 """Making one configuration out of several: what a caller gives, what a graph is bound to, what surrounds the call."""
 
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from os import getenv
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from dynamo.langgraph._internal._constants import (
     _CHECKPOINT_COORDINATE_KEYS,
@@ -16,7 +17,7 @@ from dynamo.langgraph._internal._constants import (
 from dynamo.langgraph._internal._langchain import child_config
 from dynamo.langgraph._internal._names import own
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManager, CallbackManager, Callbacks
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import CheckpointMetadata
@@ -34,8 +35,9 @@ DELTA_MAX_SUPERSTEPS_SINCE_SNAPSHOT = int(getenv("LANGGRAPH_DELTA_MAX_SUPERSTEPS
 # The keys of a configuration; any other that a caller writes beside them belongs into "configurable".
 CONFIG_KEYS = ["tags", "metadata", "callbacks", "run_name", "max_concurrency", "recursion_limit", CONF, "run_id"]
 _KNOWN = frozenset(CONFIG_KEYS)
+_TAGS = CONFIG_KEYS[0]
 # What identifies a run is copied from "configurable" into the metadata, where traces and streams look for it.
-_PROPAGATE_TO_METADATA = frozenset(
+_PROPAGATE_TO_METADATA: Final = frozenset(
     {"assistant_id", "checkpoint_id", "checkpoint_ns", "graph_id", "run_id", "task_id", "thread_id"}
 )
 
@@ -53,17 +55,17 @@ def patch_checkpoint_map(config: "RunnableConfig | None", metadata: "CheckpointM
     parents = metadata.get("parents") if metadata else None
     if config is None or not parents:
         return config  # type: ignore[return-value]
-    conf = config[CONF]
-    here = {conf[CONFIG_KEY_CHECKPOINT_NS]: conf[CONFIG_KEY_CHECKPOINT_ID]}
+    place = config[CONF]
+    here = {place[CONFIG_KEY_CHECKPOINT_NS]: place[CONFIG_KEY_CHECKPOINT_ID]}
     return patch_configurable(config, {CONFIG_KEY_CHECKPOINT_MAP: {**parents, **here}})
 
 
 # ------------------------------------------------------------------ patching and merging
 def patch_configurable(config: "RunnableConfig | None", patch: dict[str, Any]) -> "RunnableConfig":
     """A copy of `config` with `patch` laid over what is configurable."""
-    if config is None:
-        return {CONF: patch}
-    return {**config, CONF: {**config[CONF], **patch} if CONF in config else patch}
+    whole: Any = config or {}
+    whole = {**whole, CONF: {**whole[CONF], **patch} if CONF in whole else patch}
+    return whole  # type: ignore[no-any-return]
 
 
 def patch_config(
@@ -80,57 +82,49 @@ def patch_config(
     New callbacks are those of a child run, which has a name and an id of its own: the old ones go.
     """
     patched: dict[str, Any] = dict(config) if config else {}
-    if callbacks is not None:
+    new = callbacks is not None
+    if new:
+        patched = {key: value for key, value in patched.items() if key not in ("run_name", "run_id")}
         patched["callbacks"] = callbacks
-        patched.pop("run_name", None)
-        patched.pop("run_id", None)
-    for key, value in (
-        ("recursion_limit", recursion_limit),
-        ("max_concurrency", max_concurrency),
-        ("run_name", run_name),
-    ):
-        if value is not None:
-            patched[key] = value
-    if configurable is not None:
-        patched[CONF] = {**patched.get(CONF, {}), **configurable}
-    return patched  # type: ignore[return-value]
+    given = {"recursion_limit": recursion_limit, "max_concurrency": max_concurrency, "run_name": run_name}
+    patched.update({key: value for key, value in given.items() if value is not None})
+    return patch_configurable(patched, configurable) if configurable is not None else patched  # type: ignore[arg-type, return-value]
 
 
 def merge_configs(*configs: "RunnableConfig | None") -> "RunnableConfig":
     """Lay configurations over each other, later ones on top: lists are joined, mappings merged, the rest replaced."""
     merged: dict[str, Any] = {}
-    for config in configs:
-        for key, value in (config or {}).items():
-            if not value:
-                continue
-            if key == "metadata":
-                merged[key] = _merge_metadata(merged.get(key), value)  # type: ignore[arg-type]
-            elif key == "tags":
-                merged[key] = [*merged.get(key, ()), *value]  # type: ignore[misc]
-            elif key == CONF:
-                merged[key] = {**merged.get(key, {}), **value}  # type: ignore[dict-item]
-            elif key == "callbacks":
-                merged[key] = _merge_callbacks(merged.get(key), value)  # type: ignore[arg-type]
-            elif type(value) is not _DefaultRecursionLimit:
-                merged[key] = value
+    for layer in configs:
+        said: Any = layer or {}
+        for key in said:
+            value = said[key]
+            if value and type(value) is not _DefaultRecursionLimit:
+                join = _JOINS.get(key)
+                merged[key] = value if join is None else join(merged.get(key), value)
     merged.setdefault(CONF, {})
     return merged  # type: ignore[return-value]
 
 
-def _copy_mapping_value(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else value
+def _join_tags(before: Any, more: Any) -> list[Any]:
+    return [*(before or ()), *more]
+
+
+def _join_mappings(before: Any, more: Any) -> dict[str, Any]:
+    return {**(before or {}), **more}
+
+
+def _own_copy(value: Any) -> Any:
+    """Metadata that is a mapping is not to be shared with whoever gave it."""
+    return {**value} if isinstance(value, Mapping) else value
 
 
 def _merge_metadata(base: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> dict[str, Any]:
     """Merge metadata key by key; the versions that packages note under one key are merged themselves."""
-    merged = {key: _copy_mapping_value(value) for key, value in (base or {}).items()}
-    for key, value in (new or {}).items():
-        before = merged.get(key)
-        if key == "lc_versions" and isinstance(before, Mapping) and isinstance(value, Mapping):
-            merged[key] = {**before, **value}
-        else:
-            merged[key] = _copy_mapping_value(value)
-    return merged
+    joined = {name: _own_copy(noted) for layer in (base, new) for name, noted in (layer or {}).items()}
+    versions = [(layer or {}).get("lc_versions") for layer in (base, new)]
+    if all(isinstance(noted, Mapping) for noted in versions):
+        joined["lc_versions"] = _join_mappings(*versions)
+    return joined
 
 
 def _merge_callbacks(base: "Callbacks", new: "Callbacks") -> "Callbacks":
@@ -145,14 +139,23 @@ def _merge_callbacks(base: "Callbacks", new: "Callbacks") -> "Callbacks":
     from langchain_core.callbacks import BaseCallbackManager
 
     if not all(isinstance(one, list | BaseCallbackManager) for one in (base, new)):
-        raise NotImplementedError(f"Unsupported callback types: {type(base)}, {type(new)}")
+        raise NotImplementedError(f"callbacks are handlers or a manager of them, not {type(base)} and {type(new)}")
     if not base_list and not new_list:
         return base.merge(new)  # type: ignore[union-attr, arg-type]
-    manager, handlers = (new, base) if base_list else (base, new)
-    manager = manager.copy()
-    for handler in handlers:  # type: ignore[union-attr]
-        manager.add_handler(handler, inherit=True)  # type: ignore[union-attr]
-    return manager
+    handlers: Any = base if base_list else new
+    joined: Any = (new if base_list else base).copy()
+    for handler in handlers:
+        joined.add_handler(handler, inherit=True)
+    return joined  # type: ignore[no-any-return]
+
+
+# How the parts of two configurations become one; all other parts are replaced.
+_JOINS: dict[str, Callable[[Any, Any], Any]] = {
+    "metadata": _merge_metadata,
+    _TAGS: _join_tags,
+    "callbacks": _merge_callbacks,
+    CONF: _join_mappings,
+}
 
 
 # ------------------------------------------------------------------ the configuration of a run
@@ -180,24 +183,20 @@ def ensure_config(*configs: "RunnableConfig | None") -> "RunnableConfig":
         _take_ambient(result, ambient, configs)
         conf = result[CONF]
         ambient_tags = tuple(result["tags"])
-    for config in configs:
-        if config is None:
-            continue
-        for key, value in config.items():
+    for layer in configs:
+        said: Any = layer or {}
+        for key in said:
+            value = said[key]
             if not _is_not_empty(value):
                 continue
-            if key == CONF:
-                conf.update(value)  # type: ignore[call-overload]
-            elif key == "metadata":
-                result[key] = _merge_metadata(result[key], value)  # type: ignore[arg-type]
-            elif key == "tags":
-                result[key] += [tag for tag in value if tag not in ambient_tags]  # type: ignore[attr-defined]
-            elif key == "callbacks":
-                result[key] = _merge_callbacks(result[key], value)  # type: ignore[arg-type]
-            elif key not in _KNOWN:
+            if key not in _KNOWN:
                 conf[key] = value
-            else:
-                result[key] = value
+                continue
+            if key == _TAGS:
+                value = [tag for tag in value if tag not in ambient_tags]
+            join = _JOINS.get(key)
+            result[key] = value if join is None else join(result[key], value)
+            conf = result[CONF]
     metadata = result["metadata"]
     for key in conf.keys() & _PROPAGATE_TO_METADATA:
         if conf[key]:
@@ -215,10 +214,8 @@ def _take_ambient(result: dict[str, Any], ambient: Any, configs: Sequence["Runna
     for key, value in ambient.items():
         if not _is_not_empty(value) or (key == CONF and fresh):
             continue
-        if key == "metadata":
-            value = _merge_metadata(None, value)
-        elif key in ("tags", "callbacks", CONF):
-            value = value.copy()
+        if key in _JOINS:
+            value = _merge_metadata(None, value) if _JOINS[key] is _merge_metadata else value.copy()
         result[key] = value
 
 
@@ -231,7 +228,7 @@ def _exclude_as_metadata(key: str, value: Any) -> bool:
     return any(word in lowered for word in ("key", "token", "secret", "password", "auth"))
 
 
-def _get_tracing_metadata_defaults(config: "RunnableConfig") -> dict[str, Any] | None:
+def _shown_in_traces(config: "RunnableConfig") -> dict[str, Any] | None:
     shown = {k: v for k, v in (config.get(CONF) or {}).items() if not _exclude_as_metadata(k, v)}
     return shown or None
 
@@ -259,15 +256,11 @@ def _manager(kind: Any, config: "RunnableConfig", tags: Sequence[str] | None) ->
     if isinstance(callbacks, kind):
         if every_tag:
             callbacks.add_tags(every_tag)
-        if metadata:
-            callbacks.add_metadata(metadata)
+        callbacks.add_metadata(metadata or {})
         return callbacks
-    return kind.configure(
-        inheritable_callbacks=callbacks,
-        inheritable_tags=every_tag or None,
-        inheritable_metadata=metadata,
-        langsmith_inheritable_metadata=_get_tracing_metadata_defaults(config),
-    )
+    inherited = {"inheritable_callbacks": callbacks, "inheritable_tags": every_tag or None}
+    noted = {"inheritable_metadata": metadata, "langsmith_inheritable_metadata": _shown_in_traces(config)}
+    return kind.configure(**inherited, **noted)
 
 
 def filter_to_user_tags(tags: Sequence[str] | None) -> list[str] | None:

@@ -52,15 +52,10 @@ NS_END: Final = ":"  # between a node and its task: node:task_id
 NULL_TASK_ID: Final = "00000000-0000-0000-0000-000000000000"  # pending writes that belong to no task
 OVERWRITE: Final = "__overwrite__"
 _TAG_HIDDEN: Final = "langsmith:hidden"
-_CHECKPOINT_COORDINATE_KEYS = (
-    CONFIG_KEY_THREAD_ID,
-    CONFIG_KEY_CHECKPOINT_NS,
-    CONFIG_KEY_CHECKPOINT_ID,
-    CONFIG_KEY_CHECKPOINT_MAP,
-)
+_CHECKPOINT_COORDINATE_KEYS: Final = ("checkpoint_id", "checkpoint_map", "checkpoint_ns", "thread_id")
 
 # What neither a node nor a state key may be called.
-RESERVED = {
+RESERVED: Final = {
     *(INPUT, INTERRUPT, RESUME, ERROR, ERROR_SOURCE_NODE, NO_WRITES, SNAPSHOT_BUMPS),
     *(CONFIG_KEY_SEND, CONFIG_KEY_READ, CONFIG_KEY_CHECKPOINTER, CONFIG_KEY_STREAM, CONFIG_KEY_RESUMING),
     *(CONFIG_KEY_REPLAY_STATE, CONFIG_KEY_TASK_ID, CONFIG_KEY_RESUME_MAP, CONFIG_KEY_STRICT_RESUME),

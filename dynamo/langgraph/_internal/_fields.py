@@ -95,8 +95,8 @@ def get_enhanced_type_hints(type: type[Any]) -> Iterator[tuple[str, Any, Any, st
         default, description = getattr(type, name, None), None
         field = described.get(name)
         if field is not None:
-            description = field.description
-            default = None if field.is_required() or field.default_factory is not None else field.default
+            made = field.is_required() or field.default_factory is not None
+            description, default = field.description, None if made else field.default
         yield name, hint, default, description
 
 
@@ -117,14 +117,11 @@ ANNOTATED_KEYS_CACHE: WeakKeyDictionary[type[Any], tuple[str, ...]] = WeakKeyDic
 
 def get_cached_annotated_keys(obj: type[Any]) -> tuple[str, ...]:
     """The names of all annotated fields of a class, those of its bases first."""
-    try:
-        return ANNOTATED_KEYS_CACHE[obj]
-    except KeyError:
-        pass
-    keys: dict[str, None] = {}
-    for base in reversed(obj.__mro__):
-        keys.update(dict.fromkeys(_annotations(base)))
-    return ANNOTATED_KEYS_CACHE.setdefault(obj, tuple(keys))
+    known = ANNOTATED_KEYS_CACHE.get(obj)
+    if known is None:
+        in_order = (name for base in reversed(obj.__mro__) for name in _annotations(base))
+        known = ANNOTATED_KEYS_CACHE[obj] = tuple(dict.fromkeys(in_order))
+    return known
 
 
 def _annotations(cls: type[Any]) -> Sequence[str]:

@@ -1,13 +1,14 @@
 """Pydantic models made on the spot, from which JSON schemas come. pydantic is loaded when one is asked for."""
 
 import sys
+import typing
 from dataclasses import is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dynamo.langgraph._internal._langchain import loaded
 from dynamo.langgraph._internal._names import own
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 

@@ -14,12 +14,13 @@ I2  child_config is the configuration of the run in every function with trace=Tr
 
 import inspect
 import sys
+import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from functools import partial, wraps
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, Final, TypeGuard
 from warnings import warn
 
 from dynamo.langgraph._internal._config import (
@@ -41,14 +42,14 @@ from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._typing import MISSING
 from dynamo.langgraph.types import StreamWriter, TracePolicy
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     import asyncio
     from concurrent.futures import Executor
 
     from langchain_core.callbacks import BaseCallbackHandler
     from langchain_core.runnables import Runnable, RunnableConfig
 
-ASYNCIO_ACCEPTS_CONTEXT = sys.version_info >= (3, 11)
+ASYNCIO_ACCEPTS_CONTEXT: Final = sys.version_info >= (3, 11)
 
 
 def __getattr__(name: str) -> Any:
@@ -192,12 +193,11 @@ def _fillings(func: Callable[..., Any]) -> dict[str, tuple[str, Any]]:
             if bare or type_name == "RunnableConfig":
                 found[name] = ("config", _REQUIRED)
             else:
-                warn(
+                text = (
                     "The 'config' parameter should be typed as 'RunnableConfig' or 'RunnableConfig | None', not "
-                    f"'{parameter.annotation}'. ",
-                    UserWarning,
-                    stacklevel=4,
+                    f"'{parameter.annotation}'. "
                 )
+                warn(text, UserWarning, stacklevel=4)
         elif name == "writer" and (bare or type_name == "StreamWriter"):
             found[name] = ("stream_writer", _unwatched_writer)
         elif name == "store" and (bare or type_name == "BaseStore"):
@@ -243,19 +243,15 @@ class RunnableCallable(VirtualRunnable):
     ) -> None:
         shown = func if func is not None else afunc
         if shown is None:
-            raise ValueError("At least one of func or afunc must be provided.")
+            raise ValueError("At least one of func or afunc must be provided: there is nothing to call")
         if name is None:
             name = getattr(shown, "__name__", None)
             if name == "<lambda>":
                 name = None
         self.name = name
-        self.func = func
-        self.afunc = afunc
-        self.tags = tags
-        self.kwargs = kwargs
-        self.trace = trace
-        self.recurse = recurse
-        self.explode_args = explode_args
+        self.func, self.afunc, self.kwargs = func, afunc, kwargs
+        self.tags, self.trace = tags, trace
+        self.recurse, self.explode_args = recurse, explode_args
         self.func_accepts = _fillings(shown)
 
     @property
@@ -299,18 +295,18 @@ class RunnableCallable(VirtualRunnable):
         return args, kwargs
 
     def invoke(self, input: Any, config: "RunnableConfig | None" = None, **kwargs: Any) -> Any:
-        if self.func is None:
+        function = self.func
+        if function is None:
             raise TypeError(
                 f'No synchronous function provided to "{self.name}".\nEither initialize with a synchronous function '
                 "or invoke via the async API (ainvoke, astream, etc.)"
             )
-        if config is None:
-            config = ensure_config()
+        config = ensure_config() if config is None else config
         args, kwargs = self._arguments(input, config, kwargs)
         if not self.trace:
-            result = self.func(*args, **kwargs)
+            result = function(*args, **kwargs)
         elif not watched(config):
-            result = context_for(patch_config(config)).run(self.func, *args, **kwargs)
+            result = context_for(patch_config(config)).run(function, *args, **kwargs)
         else:
             manager = get_callback_manager_for_config(config, self.tags)
             run = manager.on_chain_start(
@@ -318,7 +314,7 @@ class RunnableCallable(VirtualRunnable):
             )
             try:
                 context = context_for(patch_config(config, callbacks=run.get_child()), run)
-                result = context.run(self.func, *args, **kwargs)
+                result = context.run(function, *args, **kwargs)
             except BaseException as error:
                 run.on_chain_error(error)
                 raise
@@ -330,8 +326,7 @@ class RunnableCallable(VirtualRunnable):
     async def ainvoke(self, input: Any, config: "RunnableConfig | None" = None, **kwargs: Any) -> Any:
         if self.afunc is None:
             return self.invoke(input, config, **kwargs)
-        if config is None:
-            config = ensure_config()
+        config = ensure_config() if config is None else config
         args, kwargs = self._arguments(input, config, kwargs)
         if not self.trace:
             result = await self.afunc(*args, **kwargs)
@@ -368,21 +363,21 @@ async def _in_task(context: Context, func: Callable[..., Awaitable[Any]], *args:
 
 def coerce_to_runnable(thing: Any, *, name: str | None, trace: bool) -> Any:
     """A Runnable from whatever can be a node: a Runnable, any kind of function, or a mapping of those."""
-    if is_runnable(thing):
-        return thing
-    if is_async_generator(thing) or inspect.isgeneratorfunction(thing):
+    made: Any = thing if is_runnable(thing) else None
+    if made is None and (is_async_generator(thing) or inspect.isgeneratorfunction(thing)):
         from langchain_core.runnables import RunnableLambda
 
-        return RunnableLambda(thing, name=name)
-    if callable(thing):
-        if is_async_callable(thing):
-            return RunnableCallable(None, thing, name=name, trace=trace)
-        threaded = wraps(thing)(partial(run_in_executor, None, thing))
-        return RunnableCallable(thing, threaded, name=name, trace=trace)
-    if isinstance(thing, dict):
+        made = RunnableLambda(thing, name=name)
+    elif made is None and callable(thing):
+        threaded = None if is_async_callable(thing) else wraps(thing)(partial(run_in_executor, None, thing))
+        both = (None, thing) if threaded is None else (thing, threaded)
+        made = RunnableCallable(*both, name=name, trace=trace)
+    elif made is None and isinstance(thing, dict):
         from langchain_core.runnables import RunnableParallel
 
-        return RunnableParallel(thing)
+        made = RunnableParallel(thing)
+    if made is not None:
+        return made
     raise TypeError(f"Expected a Runnable, callable or dict. Instead got an unsupported type: {type(thing)}")
 
 
@@ -433,10 +428,8 @@ def _split_handlers(manager: Any) -> tuple[Any, Any]:
 
 def _trace_payload(value: Any, transform: Callable[[Any], Any] | None) -> Any:
     """What to record instead of `value`; when the policy's function fails, the value itself."""
-    if transform is None:
-        return value
     try:
-        return transform(value)
+        return value if transform is None else transform(value)
     except Exception:
         import logging
 
@@ -463,15 +456,13 @@ class RunnableSeq(VirtualRunnable):
         trace_policy: TracePolicy | None = None,
     ) -> None:
         flat: list[Any] = []
-        for step in steps:
-            inner = sequence_steps(step)
-            flat += [coerce_to_runnable(step, name=None, trace=True)] if inner is None else inner
+        for given in steps:
+            inner = sequence_steps(given)
+            flat += [coerce_to_runnable(given, name=None, trace=True)] if inner is None else inner
         if len(flat) < 2:
             raise ValueError(f"RunnableSeq must have at least 2 steps, got {len(flat)}")
-        self.steps = flat
-        self.name = name
-        self.trace_inputs = trace_inputs
-        self.trace_policy = trace_policy or TracePolicy()
+        self.steps, self.name = flat, name
+        self.trace_inputs, self.trace_policy = trace_inputs, trace_policy or TracePolicy()
 
     def __or__(self, other: Any) -> Any:
         return RunnableSeq(*self.steps, other, name=self.name, trace_policy=self.trace_policy)
@@ -508,19 +499,20 @@ class RunnableSeq(VirtualRunnable):
         seen = await others.on_chain_start(None, told, **{**labels, "run_id": traced.run_id})
         return _Split(seen, traced, _rejoined(manager, traced))
 
+    def _ends(self, run: Any, output: Any) -> Iterator[tuple[Any, Any]]:
+        """Which managers are told of the end, and of which output."""
+        if isinstance(run, _Split):
+            yield run.traced, _trace_payload(output, self.trace_policy.process_outputs)
+            run = run.seen
+        yield run, output
+
     def _end(self, run_manager: Any, output: Any) -> None:
-        if isinstance(run_manager, _Split):
-            run_manager.traced.on_chain_end(_trace_payload(output, self.trace_policy.process_outputs))
-            run_manager.seen.on_chain_end(output)
-        else:
-            run_manager.on_chain_end(output)
+        for part, told in self._ends(run_manager, output):
+            part.on_chain_end(told)
 
     async def _aend(self, run_manager: Any, output: Any) -> None:
-        if isinstance(run_manager, _Split):
-            await run_manager.traced.on_chain_end(_trace_payload(output, self.trace_policy.process_outputs))
-            await run_manager.seen.on_chain_end(output)
-        else:
-            await run_manager.on_chain_end(output)
+        for part, told in self._ends(run_manager, output):
+            await part.on_chain_end(told)
 
     async def _shielded_end(self, run: Any, output: Any) -> None:
         # Whoever is cancelled here has ended its run all the same, and handlers are to hear of it. One telling is
@@ -532,8 +524,7 @@ class RunnableSeq(VirtualRunnable):
         await asyncio.shield(self._aend(run, output))
 
     def invoke(self, input: Any, config: "RunnableConfig | None" = None, **kwargs: Any) -> Any:
-        if config is None:
-            config = ensure_config()
+        config = ensure_config() if config is None else config
         first, *others = self.steps
         if not watched(config):
             if self._masked:
@@ -557,8 +548,7 @@ class RunnableSeq(VirtualRunnable):
         return result
 
     async def ainvoke(self, input: Any, config: "RunnableConfig | None" = None, **kwargs: Any) -> Any:
-        if config is None:
-            config = ensure_config()
+        config = ensure_config() if config is None else config
         first, *others = self.steps
         if not watched(config):
             if self._masked:
@@ -583,8 +573,7 @@ class RunnableSeq(VirtualRunnable):
 
     def stream(self, input: Any, config: "RunnableConfig | None" = None, **kwargs: Any) -> Iterator[Any]:
         """Like `invoke`, in the pieces in which the steps give it; handlers that pass pieces on get each of them."""
-        if config is None:
-            config = ensure_config()
+        config = ensure_config() if config is None else config
         if not watched(config):
             yield self.invoke(input, config, **kwargs)
             return
@@ -613,8 +602,7 @@ class RunnableSeq(VirtualRunnable):
 
     async def astream(self, input: Any, config: "RunnableConfig | None" = None, **kwargs: Any) -> AsyncIterator[Any]:
         """Like `ainvoke`, in the pieces in which the steps give it; handlers that pass pieces on get each of them."""
-        if config is None:
-            config = ensure_config()
+        config = ensure_config() if config is None else config
         if not watched(config):
             yield await self.ainvoke(input, config, **kwargs)
             return
@@ -652,8 +640,8 @@ class RunnableSeq(VirtualRunnable):
 def without_run(config: "RunnableConfig") -> "RunnableConfig":
     """A configuration for the steps of a run that nobody is told of: its name and id are not theirs."""
     if "run_name" in config or "run_id" in config:
-        return {k: v for k, v in config.items() if k not in ("run_name", "run_id")}  # type: ignore[return-value]
-    return config
+        config = {k: v for k, v in config.items() if k not in ("run_name", "run_id")}  # type: ignore[assignment]
+    return config or {}
 
 
 def _tellings(run: Any) -> Sequence[Any]:
@@ -662,16 +650,9 @@ def _tellings(run: Any) -> Sequence[Any]:
 
 def _rejoined(manager: Any, run: Any) -> Any:
     """The run as one manager with all the handlers, for its children."""
-    return type(run)(
-        run_id=run.run_id,
-        handlers=manager.handlers,
-        inheritable_handlers=manager.inheritable_handlers,
-        parent_run_id=manager.parent_run_id,
-        tags=manager.tags,
-        inheritable_tags=manager.inheritable_tags,
-        metadata=manager.metadata,
-        inheritable_metadata=manager.inheritable_metadata,
-    )
+    parts = ("handlers", "tags", "metadata")
+    named = ("parent_run_id", *parts, *(f"inheritable_{part}" for part in parts))
+    return type(run)(run_id=run.run_id, **{name: getattr(manager, name) for name in named})
 
 
 def _within(context: Context, pieces: Iterator[Any]) -> Iterator[Any]:

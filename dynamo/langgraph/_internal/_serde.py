@@ -18,13 +18,11 @@ _warned: list[str] = []
 
 def apply_checkpointer_allowlist(checkpointer: Any, allowlist: set[tuple[str, ...]] | None) -> Any:
     """A checkpointer that may rebuild the classes in `allowlist`, beside those that it knew."""
-    if not checkpointer or allowlist is None or checkpointer is True:
-        return checkpointer
     with_allowlist = getattr(checkpointer, "with_allowlist", None)
-    if with_allowlist is not None:
+    if allowlist is not None and with_allowlist is not None:
         return with_allowlist(allowlist)
     kind = type(checkpointer).__name__
-    if not _warned:
+    if allowlist is not None and not isinstance(checkpointer, bool | None) and not _warned:
         import logging
 
         _warned.append(kind)
@@ -86,14 +84,14 @@ def _parts(type_: Any) -> Iterator[Any]:
     """The types that a type is made of."""
     if type_ is None or type_ is Any or isinstance(type_, str):
         return
-    origin = get_origin(type_)
-    if origin is Literal:
+    generic = get_origin(type_)
+    if generic == Literal:
         return
     if hasattr(type_, "__metadata__"):  # Annotated: its notes are not types
         yield type_.__origin__
-    elif origin is not None:
-        if origin not in (Union, types.UnionType):
-            yield origin
+    elif generic is not None:
+        if generic not in (Union, types.UnionType):
+            yield generic
         yield from (arg for arg in get_args(type_) if arg is not ...)
     elif hasattr(type_, "__supertype__"):
         yield type_.__supertype__

@@ -1,12 +1,13 @@
 """Small types and marks that several modules share."""
 
+import typing
 from collections.abc import Mapping
 from dataclasses import Field, FrozenInstanceError
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict, TypeVar
+from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
 
 from dynamo.langgraph._internal._names import own
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from typing import TypeAlias
 
     from pydantic import BaseModel
@@ -66,7 +67,7 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     StateLike: TypeAlias = TypedDictLikeV1 | TypedDictLikeV2 | DataclassLike | BaseModel
 
 own(globals())

@@ -2,10 +2,11 @@
 
 import functools
 import inspect
+import typing
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, get_args, get_origin, overload
+from typing import Any, Generic, ParamSpec, TypeVar, get_args, get_origin, overload
 from warnings import warn
 
 from dynamo.langgraph._internal._constants import CACHE_NS_WRITES, PREVIOUS
@@ -17,7 +18,7 @@ from dynamo.langgraph.types import CachePolicy, RetryPolicy, TimeoutPolicy
 from dynamo.langgraph.typing import ContextT, WithDefaults
 from dynamo.langgraph.warnings import LangGraphDeprecatedSinceV05, LangGraphDeprecatedSinceV10
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from langgraph.cache.base import BaseCache
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.store.base import BaseStore
@@ -63,23 +64,15 @@ class _TaskFunction(Generic[P, T]):
             if hasattr(named, "__func__"):
                 func = named = functools.partial(named.__func__, named.__self__)
             named.__name__ = name
-        self.func = func
-        self.retry_policy = retry_policy
-        self.cache_policy = cache_policy
-        self.timeout = timeout
+        self.func, self.timeout = func, timeout
+        self.retry_policy, self.cache_policy = retry_policy, cache_policy
         functools.update_wrapper(self, func)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> "SyncAsyncFuture[T]":
         from dynamo.langgraph.pregel._call import _call_with_options
 
-        return _call_with_options(
-            self.func,
-            args,
-            kwargs,
-            retry_policy=self.retry_policy,
-            cache_policy=self.cache_policy,
-            timeout=self.timeout,
-        )
+        policies = {name: getattr(self, name) for name in ("retry_policy", "cache_policy", "timeout")}
+        return _call_with_options(self.func, args, kwargs, **policies)
 
     def _cached_under(self) -> tuple[str, str]:
         from dynamo.langgraph.pregel._call import identifier
@@ -88,12 +81,12 @@ class _TaskFunction(Generic[P, T]):
 
     def clear_cache(self, cache: "BaseCache[Any]") -> None:
         """Forget the results of this task."""
-        if self.cache_policy is not None:
+        if self.cache_policy:
             cache.clear((self._cached_under(),))
 
     async def aclear_cache(self, cache: "BaseCache[Any]") -> None:
         """Forget the results of this task."""
-        if self.cache_policy is not None:
+        if self.cache_policy:
             await cache.aclear((self._cached_under(),))
 
 
@@ -140,9 +133,8 @@ def task(
     def decorate(func: Any) -> _TaskFunction[P, T]:
         if limit is not None and not is_async_callable(func):
             raise sync_timeout_unsupported(name or str(getattr(func, "__name__", type(func).__name__)), kind="Task")
-        return _TaskFunction(
-            func, retry_policy=_policies(retry_policy), cache_policy=cache_policy, timeout=limit, name=name
-        )
+        policies: Any = {"retry_policy": _policies(retry_policy), "cache_policy": cache_policy, "timeout": limit}
+        return _TaskFunction(func, name=name, **policies)
 
     return decorate if __func_or_none__ is None else decorate(__func_or_none__)
 
@@ -191,8 +183,7 @@ class entrypoint(WithDefaults, Generic[ContextT]):
             _older_name(kwargs, "retry", "retry_policy", retry_policy, LangGraphDeprecatedSinceV05)
         )
         self.checkpointer, self.store, self.cache = checkpointer, store, cache
-        self.cache_policy = cache_policy
-        self.timeout = coerce_timeout_policy(timeout)
+        self.cache_policy, self.timeout = cache_policy, coerce_timeout_policy(timeout)
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class final(Generic[R, S]):
@@ -220,33 +211,22 @@ class entrypoint(WithDefaults, Generic[ContextT]):
             raise NotImplementedError("Generators are not supported in the Functional API.")
         name = getattr(func, "__name__", None) or type(func).__name__
         if self.timeout is not None and not is_async_callable(func):
-            raise sync_timeout_unsupported(name)
+            raise sync_timeout_unsupported(name, kind="Node")
         taken, returned, saved = _types_of(func)
-        node = PregelNode(
-            channels=START,
-            triggers=[START],
-            bound=get_runnable_for_entrypoint(func),
-            timeout=self.timeout,
-            writers=[ChannelWrite([ChannelWriteEntry(END, mapper=_value), ChannelWriteEntry(PREVIOUS, mapper=_save)])],
-        )
+        results = [ChannelWriteEntry(END, mapper=_value), ChannelWriteEntry(PREVIOUS, mapper=_save)]
+        bound, writers = get_runnable_for_entrypoint(func), [ChannelWrite(results)]
+        node = PregelNode(channels=START, triggers=(START,), bound=bound, writers=writers, timeout=self.timeout)
+        ends: dict[str, Any] = {END: LastValue(returned, END), PREVIOUS: LastValue(saved, PREVIOUS)}
+        given = ("checkpointer", "store", "cache", "cache_policy", "retry_policy", "context_schema")
+        options: Any = {option: getattr(self, option) for option in given}
+        shown: Any = {"input_channels": START, "output_channels": END, "stream_channels": END}
         return Pregel(
             nodes={name: node},
-            channels={
-                START: EphemeralValue(taken),
-                END: LastValue(returned, END),
-                PREVIOUS: LastValue(saved, PREVIOUS),
-            },
-            input_channels=START,
-            output_channels=END,
-            stream_channels=END,
-            stream_mode="updates",
+            channels={START: EphemeralValue(taken), **ends},
+            **shown,
+            **options,
             stream_eager=True,
-            checkpointer=self.checkpointer,
-            store=self.store,
-            cache=self.cache,
-            cache_policy=self.cache_policy,
-            retry_policy=self.retry_policy,
-            context_schema=self.context_schema,
+            **{"stream_mode": "updates"},
         )
 
 
@@ -263,7 +243,7 @@ def _types_of(func: Callable[..., Any]) -> tuple[Any, Any, Any]:
     signature = inspect.signature(func)
     first = next(iter(signature.parameters.values()), None)
     if first is None:
-        raise ValueError("Entrypoint function must have at least one parameter")
+        raise ValueError("Entrypoint function must have at least one parameter: its input")
     taken = Any if first.annotation is inspect.Parameter.empty else first.annotation
     returned = signature.return_annotation
     if returned is inspect.Signature.empty or returned is entrypoint.final:

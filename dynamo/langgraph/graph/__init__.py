@@ -1,11 +1,12 @@
 """Graphs of nodes that share a state."""
 
-from typing import TYPE_CHECKING, Any
+import typing
+from typing import Any
 
 from dynamo.langgraph.constants import END, START
 from dynamo.langgraph.graph.state import StateGraph
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from dynamo.langgraph.graph.message import MessageGraph, MessagesState, add_messages
 
 __all__ = ("END", "START", "MessageGraph", "MessagesState", "StateGraph", "add_messages")

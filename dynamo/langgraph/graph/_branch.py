@@ -1,8 +1,9 @@
 """A path function between a node and those that may follow it."""
 
 import inspect
+import typing
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from dynamo.langgraph._internal._constants import CONF, CONFIG_KEY_SEND
 from dynamo.langgraph._internal._names import own
@@ -12,7 +13,7 @@ from dynamo.langgraph.errors import InvalidUpdateError
 from dynamo.langgraph.pregel._write import PASSTHROUGH, ChannelWrite, ChannelWriteEntry
 from dynamo.langgraph.types import Send
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from langchain_core.runnables import Runnable, RunnableConfig
 
 _Writer = Callable[[Sequence[str | Send], bool], Sequence[ChannelWriteEntry | Send]]
@@ -117,10 +118,9 @@ class BranchSpec(NamedTuple):
         infer_schema : whether its annotation says which part of the state it gets
         """
         ends: dict[Hashable, str] | None = None
-        if isinstance(path_map, dict):
-            ends = path_map.copy()
-        elif path_map is not None:
-            ends = {name: name for name in path_map}
+        if path_map is not None:
+            named: Any = path_map if isinstance(path_map, dict) else zip(path_map, path_map, strict=True)
+            ends = dict(named)
         else:
             function = getattr(path, "func", None) or getattr(path, "afunc", None)
             returned = described(function).get("return") if function is not None else None
@@ -139,10 +139,8 @@ class BranchSpec(NamedTuple):
 
     def _state(self, input: Any, config: "RunnableConfig", reader: _Reader | None) -> Any:
         """What the path function gets."""
-        if reader is None:
-            return input
-        state = reader(config)
-        if self.input_schema is None and isinstance(state, dict) and isinstance(input, dict):
+        state = reader(config) if reader is not None else input
+        if reader is not None and self.input_schema is None and isinstance(state, dict) and isinstance(input, dict):
             return {**input, **state}  # a node's result can hold more than the keys of its schema
         return state
 
@@ -161,13 +159,13 @@ class BranchSpec(NamedTuple):
     def entries(self, writer: _Writer, result: Any) -> Sequence[ChannelWriteEntry | Send]:
         """What to write for what the path function returned."""
         chosen: list[Any] = list(result) if isinstance(result, list | tuple) else [result]
-        if self.ends:
-            for at, one in enumerate(chosen):
-                if isinstance(one, Send):
-                    continue
-                if one not in self.ends:
-                    raise KeyError(f"{one!r}: not one of the branch's destinations {list(self.ends)}")
-                chosen[at] = self.ends[one]
+        known = self.ends or {}
+        for at, one in enumerate(chosen if known else ()):
+            if isinstance(one, Send):
+                continue
+            if one not in known:
+                raise KeyError(f"{one!r}: not one of the branch's destinations {list(known)}")
+            chosen[at] = known[one]
         for one in chosen:
             if one is None or one == START:
                 raise ValueError(
@@ -185,13 +183,10 @@ class BranchSpec(NamedTuple):
                 if pairs:
                     config[CONF][CONFIG_KEY_SEND](pairs)
                 return input
-        entries = self.entries(writer, result)
-        if not entries:
-            return input
-        if any(isinstance(entry, ChannelWriteEntry) and entry.value is PASSTHROUGH for entry in entries):
-            return ChannelWrite(entries)
-        ChannelWrite.do_write(config, entries)
-        return input
+        write = ChannelWrite(self.entries(writer, result))
+        if any(isinstance(entry, ChannelWriteEntry) and entry.value is PASSTHROUGH for entry in write.writes):
+            return write
+        return write.invoke(input, config) if write.writes else input
 
 
 own(globals())

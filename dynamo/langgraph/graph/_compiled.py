@@ -6,9 +6,10 @@ a -> b        a writes to "branch:to:b", which starts b
 a node's writers   its result -> the keys of the state and where Commands go; its edges; its path functions
 """
 
+import typing
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dynamo.langgraph._internal._constants import INTERRUPT
 from dynamo.langgraph._internal._names import own
@@ -25,11 +26,17 @@ from dynamo.langgraph.pregel._write import ChannelWrite, ChannelWriteEntry, Chan
 from dynamo.langgraph.pregel.main import Pregel
 from dynamo.langgraph.typing import ContextT, InputT, OutputT, StateT
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import Checkpoint
 
     from dynamo.langgraph.graph.state import StateGraph
+
+
+_AS_GIVEN = (
+    *("metadata", "retry_policy", "cache_policy", "timeout", "trace_policy"),
+    *("is_error_handler", "error_handler_node"),
+)
 
 
 class CompiledStateGraph(Pregel[StateT, ContextT, InputT, OutputT]):
@@ -52,8 +59,7 @@ class CompiledStateGraph(Pregel[StateT, ContextT, InputT, OutputT]):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.builder = builder
-        self.schema_to_mapper = schema_to_mapper
+        self.builder, self.schema_to_mapper = builder, schema_to_mapper
         self._output_mapper = self._mapper(builder.output_schema)
         self._state_mapper = self._mapper(builder.state_schema)
         self._destinations = Destinations(trigger)
@@ -86,31 +92,22 @@ class CompiledStateGraph(Pregel[StateT, ContextT, InputT, OutputT]):
         """Add a node with the channel that starts it; START has no spec."""
         builder = self.builder
         if node is None:
-            self.nodes[key] = PregelNode(
-                channels=START,
-                triggers=[START],
-                tags=[TAG_HIDDEN],
-                writers=[self._update_writer(list(builder.schemas[builder.input_schema]))],
-            )
+            first = self._update_writer(list(builder.schemas[builder.input_schema]))
+            self.nodes[key] = PregelNode(channels=START, triggers=(START,), tags=[TAG_HIDDEN], writers=[first])
             return
         read = list(builder.schemas[node.input_schema])
         keys = [*builder.channels, *builder.managed]
         start = trigger(key)
         self.channels[start] = LastValueAfterFinish(Any) if node.defer else EphemeralValue(Any, guard=False)
-        self.nodes[key] = PregelNode(
+        how: Any = {"bound": node.runnable, **{name: getattr(node, name) for name in _AS_GIVEN}}
+        made = PregelNode(
             channels=ROOT if read == [ROOT] else read,
             triggers=[start],
             mapper=self._mapper(node.input_schema),
-            bound=node.runnable,  # type: ignore[arg-type]
             writers=[self._update_writer(keys, node.ends or ())],
-            metadata=node.metadata,
-            retry_policy=node.retry_policy,
-            cache_policy=node.cache_policy,
-            timeout=node.timeout,
-            trace_policy=node.trace_policy,
-            is_error_handler=node.is_error_handler,
-            error_handler_node=node.error_handler_node,
+            **how,
         )
+        self.nodes[key] = made
 
     def attach_edge(self, starts: str | Sequence[str], end: str) -> None:
         """Let one node start another, or several nodes together."""
@@ -124,8 +121,8 @@ class CompiledStateGraph(Pregel[StateT, ContextT, InputT, OutputT]):
         barrier = NamedBarrierValueAfterFinish if deferred else NamedBarrierValue
         self.channels[join] = barrier(str, set(starts))
         self.nodes[end].triggers.append(join)
-        for start in starts:
-            self.nodes[start].writers.append(ChannelWrite([ChannelWriteEntry(join, start)]))
+        for one in starts:
+            self.nodes[one].writers.append(ChannelWrite([ChannelWriteEntry(join, one)]))
 
     def attach_branch(self, start: str, name: str, branch: BranchSpec, *, with_reader: bool = True) -> None:
         """Let a path function choose which nodes follow."""
@@ -149,17 +146,14 @@ class CompiledStateGraph(Pregel[StateT, ContextT, InputT, OutputT]):
         Then the channel that started a node was called after the edge: ``start:b``, ``branch:a:condition:b``, or ``a``
         for all edges from a.
         """
-        super()._migrate_checkpoint(checkpoint)
-        if checkpoint["v"] >= 3:
+        Pregel._migrate_checkpoint(self, checkpoint)
+        if checkpoint["v"] > 2:
             return
-        versions, values, seen = (
-            checkpoint["channel_versions"],
-            checkpoint["channel_values"],
-            checkpoint["versions_seen"],
-        )
+        versions, values = checkpoint["channel_versions"], checkpoint["channel_values"]
+        nodes_saw = checkpoint["versions_seen"]
         followers: dict[str, list[str]] = {}
         for start, end in sorted(self.builder.edges):
-            if end != END:
+            if end in self.nodes:
                 followers.setdefault(start, []).append(end)
         for old in list(versions):
             started = self._started_by(old, followers)
@@ -172,8 +166,10 @@ class CompiledStateGraph(Pregel[StateT, ContextT, InputT, OutputT]):
                 versions[new] = max(versions[new], version) if new in versions else version
                 if held:
                     values.setdefault(new, value)
-                _rename_seen(seen.get(node), old, [new])
-            _rename_seen(seen.get(INTERRUPT), old, [trigger(node) for node in started])  # it has seen every channel
+                _rename_seen(nodes_saw.get(node), old, [new])
+            _rename_seen(
+                nodes_saw.get(INTERRUPT), old, [trigger(node) for node in started]
+            )  # it has seen every channel
 
     def _started_by(self, channel: str, followers: dict[str, list[str]]) -> list[str] | None:
         """The nodes that a channel of an older version started; None for any other channel."""

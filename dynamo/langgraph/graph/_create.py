@@ -1,11 +1,12 @@
 """Graphs from a description in one call."""
 
+import typing
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dynamo.langgraph.graph.state import StateGraph
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from dynamo.langgraph.graph._compiled import CompiledStateGraph
 
 
@@ -43,9 +44,7 @@ def create_state_graph(
             graph.add_edge(*edge)
     if entry_point is not None:
         graph.set_entry_point(entry_point)
-    if finish_point is not None:
-        graph.set_finish_point(finish_point)
-    return graph
+    return graph.set_finish_point(finish_point) if finish_point is not None else graph
 
 
 def create_compiled_graph(
@@ -61,17 +60,9 @@ def create_compiled_graph(
     **compile_options: Any,
 ) -> "CompiledStateGraph[Any, Any, Any, Any]":
     """The same, compiled; `compile_options` are those of `StateGraph.compile`."""
-    graph = create_state_graph(
-        state_schema,
-        nodes,
-        edges,
-        entry_point=entry_point,
-        finish_point=finish_point,
-        context_schema=context_schema,
-        input_schema=input_schema,
-        output_schema=output_schema,
-    )
-    return graph.compile(**compile_options)
+    ends: Any = {"entry_point": entry_point, "finish_point": finish_point}
+    schemas = {"context_schema": context_schema, "input_schema": input_schema, "output_schema": output_schema}
+    return create_state_graph(state_schema, nodes, edges, **ends, **schemas).compile(**compile_options)
 
 
 for _function in (create_state_graph, create_compiled_graph):

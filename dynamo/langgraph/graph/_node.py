@@ -1,14 +1,15 @@
 """What a graph under construction knows of a node, and the kinds of functions that can be one."""
 
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias
+from typing import Any, Generic, Protocol, TypeAlias
 
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._typing import EMPTY_SEQ
 from dynamo.langgraph.typing import ContextT, NodeInputT, NodeInputT_contra
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from langchain_core.runnables import Runnable, RunnableConfig
     from langgraph.store.base import BaseStore
 
@@ -54,7 +55,7 @@ class _NodeWithRuntime(Protocol[NodeInputT_contra, ContextT]):
     def __call__(self, state: NodeInputT_contra, *, runtime: "Runtime[ContextT]") -> Any: ...
 
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     StateNode: TypeAlias = (
         _Node[NodeInputT]
         | _NodeWithConfig[NodeInputT]

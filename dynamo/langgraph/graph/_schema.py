@@ -19,11 +19,8 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 def warn_invalid(schema: Any) -> None:
     """Warn of what is not a class: an instance given by mistake makes a graph without keys."""
     if not isinstance(schema, type) and not get_args(schema):
-        warn(
-            f"Invalid state_schema: {schema}. Expected a type or Annotated[type, reducer]. Please provide a valid "
-            "schema to ensure correct updates: a TypedDict, a dataclass, a pydantic model, or a type with a reducer.",
-            stacklevel=4,
-        )
+        text = "a schema is a class (a TypedDict, a dataclass, a pydantic model) or a type with a reducer"
+        warn(f"Invalid state_schema: {schema}; {text}, Annotated[type, reducer]", stacklevel=4)
 
 
 def channels_of(schema: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -51,11 +51,9 @@ def keyed_update(keys: Sequence[str]) -> Callable[[Any], Pairs]:
             return pairs
         if fields := get_cached_annotated_keys(type(value)):
             return get_update_as_tuples(value, [name for name in fields if name in known])
-        raise InvalidUpdateError(
-            create_error_message(
-                message=f"Expected dict, got {value}", error_code=ErrorCode.INVALID_GRAPH_NODE_RETURN_VALUE
-            )
-        )
+        text = f"Expected dict, got {value}. A node returns a mapping of keys to values, a Command, or None"
+        code = ErrorCode.INVALID_GRAPH_NODE_RETURN_VALUE
+        raise InvalidUpdateError(create_error_message(message=text, error_code=code))
 
     return update
 
@@ -65,18 +63,15 @@ def control(value: Any) -> Sequence[tuple[str, Any]]:
     if isinstance(value, dict) or value is None:
         return ()
     if isinstance(value, Send):
-        return ((TASKS, value),)
-    if isinstance(value, Command):
-        commands: list[Command[Any]] = [value]
-    elif isinstance(value, list | tuple):
-        commands = [one for one in value if isinstance(one, Command)]
-    else:
-        return ()
+        return [(TASKS, value)]
+    given = value if isinstance(value, list | tuple) else (value,)
     pairs: list[tuple[str, Any]] = []
-    for command in commands:
-        if command.graph == Command.PARENT:
-            raise ParentCommand(command)
-        goto = command.goto
+    for one in given:
+        if not isinstance(one, Command):
+            continue
+        if one.graph == Command.PARENT:
+            raise ParentCommand(one)
+        goto = one.goto
         for target in (goto,) if isinstance(goto, Send | str) else goto:
             if isinstance(target, Send):
                 pairs.append((TASKS, target))

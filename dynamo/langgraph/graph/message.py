@@ -1,9 +1,10 @@
 """States that are, or hold, a list of messages."""
 
+import typing
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 from warnings import warn
 
 from dynamo.langgraph._internal._constants import CONF, CONFIG_KEY_SEND, NS_SEP
@@ -11,7 +12,7 @@ from dynamo.langgraph._internal._names import own, public
 from dynamo.langgraph.graph.state import StateGraph
 from dynamo.langgraph.warnings import LangGraphDeprecatedSinceV10
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from langchain_core.messages import AnyMessage, BaseMessage, BaseMessageChunk, MessageLikeRepresentation
 
     from dynamo.langgraph.pregel._messages import _messages_delta_reducer  # noqa: F401
@@ -75,14 +76,14 @@ def add_messages(
 def _as_messages(given: Any) -> list[Any]:
     from langchain_core.messages import BaseMessageChunk, convert_to_messages, message_chunk_to_message
 
-    messages = [
+    coerced = [
         message_chunk_to_message(one) if isinstance(one, BaseMessageChunk) else one
         for one in convert_to_messages(given if isinstance(given, list) else [given])
     ]
-    for message in messages:
+    for message in coerced:
         if message.id is None:
             message.id = str(uuid.uuid4())
-    return messages
+    return coerced
 
 
 def _merged(left: Any, right: Any, *, format: str | None = None) -> list[Any]:
@@ -92,7 +93,7 @@ def _merged(left: Any, right: Any, *, format: str | None = None) -> list[Any]:
     for at in range(len(new) - 1, -1, -1):
         if isinstance(new[at], RemoveMessage) and new[at].id == REMOVE_ALL_MESSAGES:
             return new[at + 1 :]
-    merged = list(there)
+    merged = [*there]
     place = {message.id: at for at, message in enumerate(merged)}
     gone: set[Any] = set()
     for message in new:
@@ -112,11 +113,9 @@ def _merged(left: Any, right: Any, *, format: str | None = None) -> list[Any]:
             merged[at_] = message
     if gone:
         merged = [message for message in merged if message.id not in gone]
-    if format is None:
-        return merged
-    if format != "langchain-openai":
+    if format not in (None, "langchain-openai"):
         raise ValueError(f"Unrecognized format={format!r}. Expected one of 'langchain-openai', None.")
-    return _format_messages(merged)
+    return merged if format is None else _format_messages(merged)
 
 
 def _format_messages(messages: "Sequence[BaseMessage]") -> "list[BaseMessage]":
@@ -136,7 +135,7 @@ def _messages_state() -> Any:
     return made
 
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from typing_extensions import TypedDict
 
     class MessagesState(TypedDict):
@@ -156,13 +155,11 @@ class MessageGraph(StateGraph[Any]):
     def __init__(self) -> None:
         from langchain_core.messages import AnyMessage
 
-        warn(
-            "MessageGraph is deprecated in LangGraph v1.0.0, to be removed in v2.0.0. Please use StateGraph with a "
-            "`messages` key instead.",
-            LangGraphDeprecatedSinceV10,
-            stacklevel=2,
-        )
-        super().__init__(Annotated[list[AnyMessage], add_messages])  # type: ignore[arg-type]
+        text = "MessageGraph is deprecated in LangGraph v1.0.0, to be removed in v2.0.0. "
+        text += "Please use StateGraph with a `messages` key instead."
+        warn(text, LangGraphDeprecatedSinceV10, stacklevel=2)
+        schema: Any = Annotated[list[AnyMessage], add_messages]
+        super().__init__(schema)
 
 
 def push_message(
@@ -186,22 +183,22 @@ def push_message(
         else convert_to_messages([message])[0]
     )
     if shown.id is None:
-        raise ValueError("Message ID is required")
-    config = get_config()
-    callbacks = config.get("callbacks")
+        raise ValueError("Message ID is required: a message that is shown twice must be known again")
+    here: Any = get_config()
+    callbacks = here.get("callbacks")
     handlers = callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks or ()
     if handlers:
         from dynamo.langgraph.pregel._messages import StreamMessagesHandler
 
-        metadata = config["metadata"]
-        graph_ns = tuple(metadata["langgraph_checkpoint_ns"].split(NS_SEP))[:-1]  # without the node that is running
+        noted = here["metadata"]
+        graph_ns = tuple(noted["langgraph_checkpoint_ns"].split(NS_SEP))[:-1]  # without the node that is running
         for handler in handlers:
             if not isinstance(handler, StreamMessagesHandler):
                 continue
             if handler.subgraphs or not graph_ns or graph_ns == handler.parent_ns:
-                handler._emit((graph_ns, metadata), shown, dedupe=False)
+                handler._emit((graph_ns, noted), shown, dedupe=False)
     if state_key:
-        config[CONF][CONFIG_KEY_SEND]([(state_key, shown)])
+        here[CONF][CONFIG_KEY_SEND]([(state_key, shown)])
     return shown  # type: ignore[no-any-return]
 
 

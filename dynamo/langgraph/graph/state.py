@@ -1,9 +1,10 @@
 """StateGraph: nodes that read and write a shared state, put together step by step and then compiled."""
 
+import typing
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, Union, get_args, get_origin
+from typing import Any, Final, Generic, Literal, Union, get_args, get_origin
 from warnings import warn
 
 from dynamo.langgraph._internal import _serde
@@ -21,7 +22,7 @@ from dynamo.langgraph.types import CachePolicy, Command, RetryPolicy, TimeoutPol
 from dynamo.langgraph.typing import ContextT, InputT, NodeInputT, OutputT, StateT, WithDefaults
 from dynamo.langgraph.warnings import LangGraphDeprecatedSinceV05, LangGraphDeprecatedSinceV10
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from datetime import timedelta
 
     from langchain_core.runnables import Runnable
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ("CompiledStateGraph", "StateGraph")
 
-_DEFAULT_ERROR_HANDLER_NODE = "__default_error_handler__"
+_DEFAULT_ERROR_HANDLER_NODE: Final = "__default_error_handler__"
 # Under these names the suite of langgraph and other packages know the functions of the modules beside this one.
 _get_channel = channel_for
 _is_field_channel = named_channel
@@ -147,20 +148,15 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
         input_schema = _renamed(kwargs, "input", "input_schema", input_schema, LangGraphDeprecatedSinceV05)
         output_schema = _renamed(kwargs, "output", "output_schema", output_schema, LangGraphDeprecatedSinceV05)
         _refuse_unknown(kwargs, "StateGraph")
-        self.nodes = {}
-        self.edges = set()
-        self.waiting_edges = set()
-        self.branches = defaultdict(dict)
-        self.compiled = False
-        self._defaults = _NodeDefaults()
+        self.nodes, self.branches = {}, defaultdict(dict)
+        self.edges, self.waiting_edges = set(), set()
         self.channels, self.managed, self.schemas = {}, {}, {}
-        self.state_schema = state_schema
-        self.context_schema = context_schema
+        self.compiled, self._defaults = False, _NodeDefaults()
+        self.state_schema, self.context_schema = state_schema, context_schema
         self.input_schema = state_schema if input_schema is None else input_schema  # type: ignore[assignment]
         self.output_schema = state_schema if output_schema is None else output_schema  # type: ignore[assignment]
-        self._add_schema(self.state_schema)
-        self._add_schema(self.input_schema, allow_managed=False)
-        self._add_schema(self.output_schema, allow_managed=False)
+        for schema in (self.state_schema, self.input_schema, self.output_schema):
+            self._add_schema(schema, allow_managed=schema is self.state_schema)
 
     # ---------------------------------------------------------------- looking at it
     @property
@@ -241,11 +237,11 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
             )
         from dynamo.langgraph.channels.last_value import LastValue
 
-        for key, channel in channels.items():
-            there = self.channels.get(key)
-            if there is None:
-                self.channels[key] = channel
-            elif there != channel and not isinstance(channel, LastValue):  # a plain annotation only names the key
+        for key in channels:
+            channel = channels[key]
+            there = self.channels.setdefault(key, channel)
+            # A plain annotation only names the key.
+            if there is not channel and there != channel and not isinstance(channel, LastValue):
                 raise StateGraphError(
                     f"Channel {key!r} already exists with a different type: {there!r} here, {channel!r} in "
                     f"{getattr(schema, '__name__', schema)}. Give the key the same annotation in both schemas"
@@ -253,7 +249,7 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
         for key, value in managed.items():
             if self.managed.setdefault(key, value) is not value:
                 raise StateGraphError(f"Managed value {key!r} already exists with a different type")
-        self.schemas[schema] = {**channels, **managed}
+        self.schemas[schema] = channels | managed
 
     def _note_change(self, what: str) -> None:
         if self.compiled:
@@ -312,58 +308,42 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
         self._check_name(name)
         limit = TimeoutPolicy.coerce(timeout)
         runnable = coerce_to_runnable(action, name=name, trace=False)
-        handler = None
-        if error_handler is not None:
-            handler = f"__error_handler__{name}"
+        handler = f"__error_handler__{name}" if error_handler is not None else None
+        if handler is not None:
             self._check_name(handler)
             handler_spec = self._handler_spec(handler, error_handler)
-        if input_schema is None:
-            input_schema = schema_of_input(action)
-        if input_schema is not None:
-            self._add_schema(input_schema)
+        schema = self._known_schema(input_schema or schema_of_input(action))
         if destinations is None:
             destinations = _command_ends(described(action).get("return")) or EMPTY_SEQ
         if handler is not None:
             self.nodes[handler] = handler_spec
-        self.nodes[name] = StateNodeSpec(
-            runnable,
-            metadata,
-            self.state_schema if input_schema is None else input_schema,
-            retry_policy=retry_policy,
-            cache_policy=cache_policy,
-            error_handler_node=handler,
-            ends=destinations,
-            defer=defer,
-            timeout=limit,
-            trace_policy=trace_policy,
-        )
+        policies: Any = {"cache_policy": cache_policy, "retry_policy": retry_policy, "trace_policy": trace_policy}
+        place: Any = {"defer": defer, "ends": destinations, "error_handler_node": handler}
+        self.nodes[name] = StateNodeSpec(runnable, metadata, schema, timeout=limit, **policies, **place)
         return self
+
+    def _known_schema(self, schema: Any) -> Any:
+        """A schema whose keys the graph has now; the state's where there is none."""
+        if schema is None:
+            return self.state_schema
+        self._add_schema(schema)
+        return schema
 
     def _check_name(self, name: str) -> None:
         if name in (START, END):
-            raise StateGraphError(f"Node `{name}` is reserved.")
-        if name in self.nodes:
-            raise StateGraphError(f"Node `{name}` already present.")
+            raise StateGraphError(f"Node `{name}` is reserved: it is an end of the graph")
+        if name in self:
+            raise StateGraphError(f"Node `{name}` already present; graph[{name!r}] = ... replaces it")
         for mark in (NS_SEP, NS_END):
             if mark in name:
-                raise StateGraphError(
-                    f"'{mark}' is a reserved character and is not allowed in the node names. Found in {name!r}"
-                )
+                raise StateGraphError(f"'{mark}' is a reserved character, not for the names of nodes such as {name!r}")
 
     def _handler_spec(self, name: str, handler: Any) -> StateNodeSpec[Any, ContextT]:
         runnable = coerce_to_runnable(handler, name=name, trace=False)
-        schema = schema_of_input(handler)
-        if schema is not None:
-            self._add_schema(schema)
-        return StateNodeSpec(
-            runnable,
-            None,
-            schema or self.state_schema,
-            retry_policy=None,
-            cache_policy=None,
-            is_error_handler=True,
-            ends=_command_ends(described(handler).get("return")) or EMPTY_SEQ,
-        )
+        schema = self._known_schema(schema_of_input(handler))
+        ends = _command_ends(described(handler).get("return")) or EMPTY_SEQ
+        role: Any = {"is_error_handler": True, "ends": ends}
+        return StateNodeSpec(runnable, None, schema, None, None, **role)
 
     def add_edge(
         self, start_key: str | list[str], end_key: str, condition: Callable[[Any], Any] | None = None
@@ -382,22 +362,19 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
                 raise StateGraphError(f"An edge with a condition starts at one node, not at {start_key}")
             return self._add_condition(start_key, end_key, condition)
         self._note_change("an edge")
-        if isinstance(start_key, str):
-            if start_key == END:
-                raise StateGraphError("END cannot be a start node")
-            if end_key == START:
-                raise StateGraphError("START cannot be an end node")
-            self.edges.add((start_key, end_key))
-            return self
-        for start in start_key:
-            if start == END:
-                raise StateGraphError("END cannot be a start node")
-            self._need(start)
+        together = not isinstance(start_key, str)
+        starts: tuple[str, ...] = tuple(start_key) if together else (start_key,)  # type: ignore[assignment]
+        if END in starts:
+            raise StateGraphError(f"END cannot be a start node of an edge to {end_key!r}")
         if end_key == START:
-            raise StateGraphError("START cannot be an end node")
-        if end_key != END:
-            self._need(end_key)
-        self.waiting_edges.add((tuple(start_key), end_key))
+            raise StateGraphError(f"START cannot be an end node of an edge from {start_key!r}")
+        if not together:
+            self.edges |= {(starts[0], end_key)}
+            return self
+        for name in (*starts, end_key):
+            if name != END:
+                self._need(name)
+        self.waiting_edges |= {(starts, end_key)}
         return self
 
     def _need(self, name: str) -> None:
@@ -430,9 +407,7 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
 
     def _input_of(self, path: Any) -> type[Any] | None:
         schema = schema_of_input(path)
-        if schema is not None:
-            self._add_schema(schema)
-        return schema
+        return None if schema is None else self._known_schema(schema)
 
     def add_conditional_edges(
         self,
@@ -452,12 +427,13 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
         self._note_change("an edge")
         runnable = coerce_to_runnable(path, name=None, trace=True)
         name = runnable.name or "condition"
-        if name in self.branches[source]:
-            raise StateGraphError(f"Branch with name `{name}` already exists for node `{source}`")
-        branch = BranchSpec.from_path(runnable, path_map, True)
-        if branch.input_schema is not None:
-            self._add_schema(branch.input_schema)
-        self.branches[source][name] = branch
+        there = self.branches[source]
+        if name in there:
+            raise StateGraphError(
+                f"Branch with name `{name}` already exists for node `{source}`; give the function another name"
+            )
+        there[name] = branch = BranchSpec.from_path(runnable, path_map, True)
+        self._known_schema(branch.input_schema)
         return self
 
     def add_sequence(
@@ -465,15 +441,14 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
     ) -> "Self":
         """Add nodes that run one after the other, as they are or as (name, function)."""
         if not nodes:
-            raise StateGraphError("Sequence requires at least one node.")
+            raise StateGraphError("Sequence requires at least one node, and got none")
         before: str | None = None
         for one in nodes:
             name, action = one if isinstance(one, tuple) else (_get_node_name(one), one)
-            if name in self.nodes:
+            if name in self:
                 raise StateGraphError(
-                    f"Node names must be unique: node with the name '{name}' already exists. If you need to use two "
-                    "different runnables/callables with the same name (for example, using `lambda`), please provide "
-                    "them as tuples (name, runnable/callable)."
+                    f"Node names must be unique, and there is a node {name!r}; functions of the same name, such as "
+                    "lambdas, can be given as (name, function)"
                 )
             self.add_node(name, action)
             if before is not None:
@@ -483,7 +458,8 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
 
     def set_entry_point(self, key: str) -> "Self":
         """Start with this node: an edge from START."""
-        return self.add_edge(START, key)
+        self.add_edge(START, end_key=key)
+        return self
 
     def set_conditional_entry_point(
         self,
@@ -491,11 +467,11 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
         path_map: dict[Hashable, str] | list[str] | None = None,
     ) -> "Self":
         """Let a function of the input choose where to start."""
-        return self.add_conditional_edges(START, path, path_map)
+        return self.add_conditional_edges(START, path=path, path_map=path_map)
 
     def set_finish_point(self, key: str) -> "Self":
         """End after this node: an edge to END."""
-        return self.add_edge(key, END)
+        return self.add_edge(key, end_key=END)
 
     # ---------------------------------------------------------------- checking and compiling
     def validate(self, interrupt: Sequence[str] | None = None) -> "Self":
@@ -515,13 +491,12 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
         for start, named in self.branches.items():
             for name, branch in named.items():
                 for end in (branch.ends or {}).values():
-                    if end not in self.nodes and end != END:
+                    if end not in (END, *self.nodes):
                         raise StateGraphError(f"At '{start}' node, '{name}' branch found unknown target '{end}'{there}")
         ends = {end for _, end in self._all_edges}
-        for spec in self.nodes.values():
-            ends.update(spec.ends or ())
-        for end in sorted(ends):
-            if end not in self.nodes and end != END:
+        ends.update(*(spec.ends or () for spec in self.nodes.values()))
+        for end in sorted(ends - {END}):
+            if end not in self:
                 raise StateGraphError(f"Found edge ending at unknown node `{end}`{there}")
         for name in interrupt or ():
             if name not in self.nodes:
@@ -584,7 +559,7 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
         from dynamo.langgraph.graph._compiled import CompiledStateGraph
         from dynamo.langgraph.types import ensure_valid_checkpointer
 
-        checkpointer = ensure_valid_checkpointer(checkpointer)
+        saver = ensure_valid_checkpointer(checkpointer)
         before, after = interrupt_before or [], interrupt_after or []
         self.validate(interrupt=[node for nodes in (before, after) if nodes != "*" for node in nodes])
         nodes = self._effective_nodes()
@@ -592,7 +567,7 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
         if _serde.STRICT_MSGPACK_ENABLED:
             schemas = [schema for schema in (*self.schemas, self.context_schema) if schema is not None]
             allowed = _serde.build_serde_allowlist(schemas=schemas, channels=self.channels)
-            checkpointer = _serde.apply_checkpointer_allowlist(checkpointer, allowed)
+            saver = _serde.apply_checkpointer_allowlist(saver, allowed)
         shown = self.schemas[self.output_schema]
         handlers = {key: spec.error_handler_node for key, spec in nodes.items() if spec.error_handler_node}
         compiled: CompiledStateGraph[StateT, ContextT, InputT, OutputT] = CompiledStateGraph(
@@ -605,7 +580,7 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
             stream_mode="updates",
             output_channels=_selection([key for key in shown if key not in self.managed]),
             stream_channels=_selection(list(self.channels)),
-            checkpointer=checkpointer,
+            checkpointer=saver,
             interrupt_before_nodes=before,
             interrupt_after_nodes=after,
             auto_validate=False,
@@ -617,13 +592,11 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
             stream_transformers=transformers or (),
         )
         compiled._serde_allowlist = allowed
-        compiled.attach_node(START, None)
-        for key, spec in nodes.items():
-            compiled.attach_node(key, spec)
-        for start, end in sorted(self.edges):
-            compiled.attach_edge(start, end)
-        for starts, end in sorted(self.waiting_edges):
-            compiled.attach_edge(starts, end)
+        every: dict[str, Any] = {START: None, **nodes}
+        for key in every:
+            compiled.attach_node(key, every[key])
+        for edge in (*sorted(self.edges), *sorted(self.waiting_edges)):
+            compiled.attach_edge(*edge)
         for start, named in self.branches.items():
             for branch_name, branch in named.items():
                 compiled.attach_branch(start, branch_name, branch)

@@ -1,7 +1,8 @@
 """Messages for a user interface, kept in the state beside those for the model."""
 
+import typing
 import uuid
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from typing_extensions import TypedDict
 
@@ -9,7 +10,7 @@ from dynamo.langgraph._internal._constants import CONF, CONFIG_KEY_SEND
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph.config import get_config, get_stream_writer
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from langchain_core.messages import AnyMessage
 
 __all__ = (
@@ -70,12 +71,12 @@ def push_ui_message(
     state_key : where it is kept; None to show it only
     merge : add `props` to those the component has, rather than replacing them
     """
-    config = get_config()
+    here: Any = get_config()
     notes: dict[str, Any] = {
         "merge": merge,
-        "run_id": config.get("run_id"),
-        "tags": config.get("tags"),
-        "name": config.get("run_name"),
+        "run_id": here.get("run_id"),
+        "tags": here.get("tags"),
+        "name": here.get("run_name"),
         **(metadata or {}),
     }
     if message is not None:

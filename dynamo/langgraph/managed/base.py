@@ -1,11 +1,12 @@
 """Values that a state can name and that the engine works out for each task."""
 
+import typing
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeGuard, TypeVar
+from typing import Any, Generic, TypeAlias, TypeGuard, TypeVar
 
 from dynamo.langgraph._internal._names import own
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from dynamo.langgraph._internal._scratchpad import PregelScratchpad
 
 __all__ = ("ManagedValueMapping", "ManagedValueSpec")

@@ -1,11 +1,12 @@
 """How many steps a run has left, for nodes that want to end it in good order."""
 
-from typing import TYPE_CHECKING, Annotated
+import typing
+from typing import Annotated, TypeAlias
 
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph.managed.base import ManagedValue
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from dynamo.langgraph._internal._scratchpad import PregelScratchpad
 
 __all__ = ("IsLastStep", "RemainingSteps", "RemainingStepsManager")
@@ -27,7 +28,7 @@ class RemainingStepsManager(ManagedValue[int]):
         return int(scratchpad.stop - scratchpad.step)
 
 
-IsLastStep = Annotated[bool, IsLastStepManager]
-RemainingSteps = Annotated[int, RemainingStepsManager]
+IsLastStep: TypeAlias = Annotated[bool, IsLastStepManager]
+RemainingSteps: TypeAlias = Annotated[int, RemainingStepsManager]
 
 own(globals())

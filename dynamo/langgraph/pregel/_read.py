@@ -1,8 +1,9 @@
 """What a node is to the engine: where its input comes from, what starts it, what it runs and writes."""
 
+import typing
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from dynamo.langgraph._internal._config import merge_configs
 from dynamo.langgraph._internal._constants import CONF, CONFIG_KEY_READ
@@ -11,14 +12,14 @@ from dynamo.langgraph._internal._runnable import RunnableCallable, RunnableSeq
 from dynamo.langgraph.pregel._write import ChannelWrite
 from dynamo.langgraph.types import CachePolicy, RetryPolicy, TimeoutPolicy, TracePolicy
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from datetime import timedelta
 
     from langchain_core.runnables import RunnableConfig
 
     from dynamo.langgraph.pregel.protocol import PregelProtocol
 
-READ_TYPE = Callable[[str | Sequence[str], bool], Any | dict[str, Any]]
+READ_TYPE: TypeAlias = Callable[[str | Sequence[str], bool], Any | dict[str, Any]]
 INPUT_CACHE_KEY_TYPE: TypeAlias = tuple[Callable[..., Any] | None, str | tuple[str, ...]]
 
 
@@ -48,14 +49,11 @@ class ChannelRead(RunnableCallable):
             return self.do_read(config, select=self.channel, fresh=self.fresh, mapper=self.mapper)
 
         super().__init__(read, name="_read", tags=tags, trace=False)
-        self.channel = channel
-        self.fresh = fresh
-        self.mapper = mapper
+        self.channel, self.fresh, self.mapper = channel, fresh, mapper
 
     def get_name(self, suffix: str | None = None, *, name: str | None = None) -> str:
-        if name is None:
-            name = f"ChannelRead<{self.channel if isinstance(self.channel, str) else ','.join(self.channel)}>"
-        return super().get_name(suffix, name=name)
+        read = self.channel if isinstance(self.channel, str) else ",".join(self.channel)
+        return super().get_name(suffix, name=name or f"ChannelRead<{read}>")
 
     @staticmethod
     def do_read(
@@ -129,16 +127,15 @@ class PregelNode:
         self.writers = writers if writers else []
         # what it reads
         self.channels, self.mapper = channels, mapper
-        self.triggers = list(triggers)
+        self.triggers = [*triggers]
         # how it runs
         self.retry_policy = (retry_policy,) if isinstance(retry_policy, RetryPolicy) else retry_policy
-        self.timeout = TimeoutPolicy.coerce(timeout)
-        self.cache_policy, self.trace_policy = cache_policy, trace_policy
+        self.cache_policy, self.timeout, self.trace_policy = cache_policy, TimeoutPolicy.coerce(timeout), trace_policy
         self.is_error_handler, self.error_handler_node = is_error_handler, error_handler_node
         # how it is shown
         self.tags, self.metadata = tags, metadata
-        if subgraphs is not None:
-            self.subgraphs = subgraphs
+        if subgraphs is not None:  # else they are looked for
+            self.__dict__["subgraphs"] = subgraphs
 
     def copy(self, update: dict[str, Any]) -> "PregelNode":
         """Another node, with some attributes replaced."""

@@ -10,8 +10,9 @@ A ChannelWrite is worked out once into a plan, so that a node's result becomes (
 The engine takes the pairs straight from `assemble`; invoked as a Runnable, it hands them to the task's own writer.
 """
 
+import typing
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from dynamo.langgraph._internal._constants import CONF, CONFIG_KEY_SEND, TASKS
 from dynamo.langgraph._internal._names import own
@@ -20,10 +21,10 @@ from dynamo.langgraph._internal._typing import MISSING
 from dynamo.langgraph.errors import InvalidUpdateError
 from dynamo.langgraph.types import Send
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
-TYPE_SEND = Callable[[Sequence[tuple[str, Any]]], None]
+TYPE_SEND: TypeAlias = Callable[[Sequence[tuple[str, Any]]], None]
 R = TypeVar("R")
 
 PASSTHROUGH = object()  # stands for the result of the node
@@ -144,20 +145,21 @@ class ChannelWrite(RunnableCallable):
                 for w in self.writes
             )
             name = f"ChannelWrite<{','.join(targets)}>"
-        return super().get_name(suffix, name=name)
+        return RunnableCallable.get_name(self, suffix, name=name)
 
     def assemble(self, result: Any) -> list[tuple[str, Any]]:
         """The pairs to write for what the node gave."""
         return _assemble(self.plan, result)
 
     def invoke(self, input: Any, config: "RunnableConfig | None" = None, **kwargs: Any) -> Any:
+        result = input
         assert config is not None
         send: TYPE_SEND = config[CONF][CONFIG_KEY_SEND]
-        send(_assemble(self.plan, input))
-        return input
+        send(_assemble(self.plan, result))
+        return result
 
     async def ainvoke(self, input: Any, config: "RunnableConfig | None" = None, **kwargs: Any) -> Any:
-        return self.invoke(input, config)
+        return self.invoke(input, config, **kwargs)
 
     @staticmethod
     def do_write(
@@ -172,7 +174,7 @@ class ChannelWrite(RunnableCallable):
         allow_passthrough : whether an entry may stand for a result that is not known here
         """
         if not allow_passthrough and any(getattr(write, "value", None) is PASSTHROUGH for write in writes):
-            raise InvalidUpdateError("PASSTHROUGH value must be replaced")
+            raise InvalidUpdateError("PASSTHROUGH value must be replaced: there is no result to pass on here")
         send: TYPE_SEND = config[CONF][CONFIG_KEY_SEND]
         send(_assemble_writes(writes))
 
@@ -185,13 +187,8 @@ class ChannelWrite(RunnableCallable):
     def get_static_writes(runnable: Any) -> Sequence[tuple[str, Any, str | None]] | None:
         """(channel, value, label) of what a writer may write, as far as that is known beforehand."""
         if isinstance(runnable, ChannelWrite):
-            known = [
-                write
-                for entry in runnable.writes
-                if isinstance(entry, ChannelWriteTupleEntry)
-                for write in entry.static or ()
-            ]
-            return known or None
+            finders = (entry for entry in runnable.writes if isinstance(entry, ChannelWriteTupleEntry))
+            return [write for finder in finders for write in finder.static or ()] or None
         declared: Any = getattr(runnable, _MARK, MISSING)
         if declared is MISSING or declared is None:
             return None

@@ -1,10 +1,11 @@
 """Older names for what runs a node."""
 
-from typing import TYPE_CHECKING, Any
+import typing
+from typing import Any
 
 from dynamo.langgraph._internal._runnable import RunnableCallable
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from dynamo.langgraph._internal._runnable import RunnableLike
 
 __all__ = ("RunnableCallable", "RunnableLike")
