@@ -160,3 +160,6 @@ class Preparer:
         retry_policy: Sequence[Any] = (),
         cache_policy: Any = None,
     ) -> None: ...
+
+class Shape:
+    def __init__(self, cls: type) -> None: ...

@@ -291,6 +291,7 @@ ROWS: dict[str, Row] = {
     "_pregel.NullResume": Row(inside=True),
     "_pregel.PregelScratchpad": Row(inside=True),
     "_pregel.Preparer": Row(inside=True),
+    "_pregel.Shape": Row(inside=True),
     "_quill.Call": Row(inside=True, sealed=True),
     "_quill.Channel": Row(inside=True),
     "_quill.Hub": Row(inside=True),

@@ -272,7 +272,8 @@ class PregelLoop(LoopCore):
         self.config = self._placed(config)
         self._address()
         runtime = conf.get(CONFIG_KEY_RUNTIME)
-        self.control = runtime.control if isinstance(runtime, Runtime) else None
+        if isinstance(runtime, Runtime):
+            self.control = runtime.control
 
     # ---------------------------------------------------------------- where we are
 
@@ -350,8 +351,8 @@ class PregelLoop(LoopCore):
         self.ledger = self.has_deltas and self.saves
         self._handler_saves: list[Any] = []
         self._stored_versions = self.checkpoint["channel_versions"].copy() if self.saves else {}
-        self.step = self.checkpoint_metadata["step"] + 1
-        self.stop = self.step + self.config["recursion_limit"] + 1
+        self.step = 1 + self.checkpoint_metadata["step"]
+        self.stop = self.step + 1 + self.config["recursion_limit"]
         self.ready()
         known = self.checkpoint.get("updated_channels")
         self.updated_channels = self._first(set(known) if known else None)
@@ -525,19 +526,10 @@ class PregelLoop(LoopCore):
             self.deltas.overwritten(writes)
         undone: list[Any] = []
         if self.checkpoint["channel_versions"]:
+            nobody = {"store": None, "checkpointer": None, "manager": None}
+            facts = {**self._circumstances(), **nobody}
             undone.extend(
-                prepare_next_tasks(
-                    self.checkpoint,
-                    self.checkpoint_pending_writes,
-                    self.nodes,
-                    self.channels,
-                    self.managed,
-                    self.config,
-                    self.step,
-                    self.stop,
-                    for_execution=True,
-                    updated_channels=updated,
-                ).values()
+                prepare_next_tasks(config=self.config, for_execution=True, updated_channels=updated, **facts).values()
             )
         self.updated_channels = changed = self._apply([*undone, PregelTaskWrites((), INPUT, writes, ())])
         if self.ledger:
@@ -746,8 +738,7 @@ class PregelLoop(LoopCore):
         if self.has_deltas:
             updated = self.updated_channels or ()
             counters = advance_counters(self.channels, self.checkpoint_metadata.get(COUNTERS), updated)
-        metadata["step"] = self.step
-        metadata["parents"] = self.config[CONF].get(CONFIG_KEY_CHECKPOINT_MAP, {})
+        metadata.update(step=self.step, parents=self.config[CONF].get(CONFIG_KEY_CHECKPOINT_MAP) or {})
         self.checkpoint_metadata = metadata
         if self.durability == "exit":
             self.checkpoint = create_checkpoint(
