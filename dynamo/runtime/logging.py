@@ -14,7 +14,7 @@ import json
 import logging
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynamo import errors
 from dynamo.runtime import settings
@@ -68,7 +68,13 @@ class LineFormatter(logging.Formatter):
         return f"{self.formatTime(record)} {level:>5} {record.name}: {text}" + ("\n" + trace if trace else "")
 
 
-class _Stderr(logging.StreamHandler[Any]):
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[Any]
+else:
+    _StreamHandler = logging.StreamHandler  # takes no type before Python 3.11
+
+
+class _Stderr(_StreamHandler):
     """Whatever standard error is when a line comes."""
 
     def __init__(self) -> None:
