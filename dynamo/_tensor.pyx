@@ -928,6 +928,38 @@ cdef class Tensor:
         """(1, 0): the CPU."""
         return DYN_DL_CPU, 0
 
+    @staticmethod
+    def load(path, name=None):
+        """A tensor of a safetensors file, a read-only view of the mapped file.
+
+        Parameters
+        ----------
+        path : path
+        name : str, optional
+            Which one; not needed where the file has only one.
+
+        Raises
+        ------
+        KeyError
+            The file has no such tensor.
+        ValueError
+            It is no whole safetensors file, or `name` is needed.
+        """
+        from dynamo.quill.safetensors import load_tensors
+
+        tensors = load_tensors(path)
+        if name is None:
+            if len(tensors) != 1:
+                raise ValueError(f"{path} has {len(tensors)} tensors: say which, name= one of {list(tensors)[:8]}")
+            name = next(iter(tensors))
+        return tensors[name]
+
+    def save(self, path):
+        """Write a safetensors file that has this tensor alone, called "tensor" where it has no name."""
+        from dynamo.quill.safetensors import save_tensors
+
+        save_tensors(path, {self.name or "tensor": self})
+
     def to_dlpack(self):
         """A capsule of DLPack before version 1, for consumers that take capsules."""
         return self.__dlpack__()

@@ -15,6 +15,8 @@ _TABLE: dict[str, str] = {
     "Tensor": "dynamo._tensor",
     "TensorMeta": "dynamo._tensor",
     "TensorReader": "dynamo._tensor",
+    "GpuStatus": "dynamo.quill.device",
+    "TensorBuffer": "dynamo.quill.device",
     "TensorFile": "dynamo.quill.safetensors",
     "load_tensors": "dynamo.quill.safetensors",
     "save_tensors": "dynamo.quill.safetensors",

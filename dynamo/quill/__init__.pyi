@@ -13,6 +13,8 @@ from dynamo._tensor import TensorReader as TensorReader
 from dynamo._token import Token as Token
 from dynamo._token_batch import TokenBatch as TokenBatch
 from dynamo.quill.client import QuillClient as QuillClient
+from dynamo.quill.device import GpuStatus as GpuStatus
+from dynamo.quill.device import TensorBuffer as TensorBuffer
 from dynamo.quill.problem import DeadlineExceeded as DeadlineExceeded
 from dynamo.quill.problem import RpcError as RpcError
 from dynamo.quill.safetensors import TensorFile as TensorFile
