@@ -453,6 +453,7 @@ static void answers_of_every_framing_are_read(void)
         }
 }
 
+#define INTERIM "HTTP/1.1 100 Continue\r\n\r\n"
 static void answers_that_are_not_http_are_refused(void)
 {
     static const struct {
@@ -479,6 +480,7 @@ static void answers_that_are_not_http_are_refused(void)
         {"HTTP/1.1 200 OK\r\nbad name: yes\r\n\r\n", DYN_EPROTO, ""},
         {"HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\n\r\n", DYN_EPROTO, "nobody asked"},
         {"HTTP/1.1 999 What\r\n\r\n", DYN_EPROTO, ""},
+        {INTERIM INTERIM INTERIM INTERIM INTERIM INTERIM INTERIM INTERIM INTERIM, DYN_EPROTO, "interim"},
     };
     for (size_t i = 0; i < DYN__COUNT(table); i++)
         for (int slowly = 0; slowly < 2; slowly++) {

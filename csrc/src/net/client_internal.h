@@ -134,7 +134,7 @@ struct dyn_http_call {
 
     /* the answer */
     dyn__http_parser parser;
-    int gate;
+    int gate, interim;            /* interim: 1xx answers so far */
     size_t scanned;               /* bytes of link->in that the gate has seen */
     bool last_name, keep, headed; /* headed: the head is known */
     bool hungry;                  /* somebody waits for more of the body: the window does not count */

@@ -181,17 +181,19 @@ int dyn__reply_head(dyn_http_call *self)
     dyn__link *link = self->link;
     const char *data = link->in + link->in_from;
     size_t there = link->in_to - link->in_from;
-    for (int interim = 0;;) {
-        ptrdiff_t seen = dyn__http_gate(&self->gate, data + self->scanned, there - self->scanned);
+    size_t limit = self->client->limits.max_header_bytes;
+    for (;;) {
+        bool foreign = strncmp(data, "HTTP/", there < 5 ? there : 5) != 0;
+        if (foreign && (there >= 16 || (data[0] & 0x80) || data[0] < ' ')) return not_http(self, data, there);
+        /* Not a byte further than the limit: what is refused, and why, must not hang on how the bytes came. */
+        size_t until = there <= limit ? there : limit + 1;
+        ptrdiff_t seen = dyn__http_gate(&self->gate, data + self->scanned, until - self->scanned);
         if (seen < 0) return not_http(self, data, there);
         self->scanned += (size_t)seen;
-        if (self->scanned > self->client->limits.max_header_bytes)
-            return dyn__fail(DYN_ELIMIT, "the head of the answer of %s is over the limit of %u bytes",
-                             self->client->url, self->client->limits.max_header_bytes);
+        if (self->scanned > limit)
+            return dyn__fail(DYN_ELIMIT, "the head of the answer of %s is over the limit of %zu bytes",
+                             self->client->url, limit);
         if (self->gate != DYN__HTTP_HEAD_END) {
-            if (strncmp(data, "HTTP/", there < 5 ? there : 5) != 0 &&
-                (there >= 16 || (data[0] & 0x80) || data[0] < ' '))
-                return not_http(self, data, there);
             if (there == sizeof(link->in))
                 return dyn__fail(DYN_ELIMIT, "the head of the answer of %s is over %zu bytes", self->client->url,
                                  there);
@@ -207,7 +209,7 @@ int dyn__reply_head(dyn_http_call *self)
         there -= head;
         if (self->status >= 200) return DYN_OK;
         if (self->status == 101) return malformed(self, "it changes to a protocol that nobody asked for");
-        if (++interim > MAX_INTERIM) return malformed(self, "it has too many interim answers");
+        if (++self->interim > MAX_INTERIM) return malformed(self, "it has too many interim answers");
         dyn__reply_reset(self);
     }
 }
