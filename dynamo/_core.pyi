@@ -1,8 +1,10 @@
+from dynamo._plugin import _C_API as _C_API
 from dynamo.llm import *
 from dynamo.runtime import *
 
 # Every name of both, as mypy wants it spelled out; stubtest says which are missing.
 __all__ = [
+    "_C_API",
     "Annotated",
     "ApproxKvIndexer",
     "ApproxTree",

@@ -8,7 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
 from dynamo._errors cimport check, error_of
@@ -422,7 +422,13 @@ cdef class SelectionCore:
             raise TypeError(f"config must be a KvRouterConfig, not {type(config).__name__}")
         dyn_router_config_init(&c, self.block_size)
         c.policy = _POLICIES[self.mode]
-        c.formula = _FORMULAS[config.router_cost_formula]
+        if config.router_cost_formula in _FORMULAS:
+            c.formula = _FORMULAS[config.router_cost_formula]
+        else:
+            from dynamo import _plugin
+            c.formula = DYN_ROUTER_COST_CUSTOM
+            c.cost = <dyn_router_cost><uintptr_t>_plugin.cost_address(config.router_cost_formula)[0]
+            c.cost_user = <void *><uintptr_t>_plugin.cost_address(config.router_cost_formula)[1]
         if "lmetric" in (config.router_prefill_policy, config.router_decode_policy):
             c.formula = DYN_ROUTER_COST_PRODUCT
         c.tie = _TIES[config.router_tie_break]

@@ -16,6 +16,10 @@ cdef extern from "dynamo/router.h" nogil:
         DYN_ROUTER_COST_CREDIT
         DYN_ROUTER_COST_WEIGHT
         DYN_ROUTER_COST_PRODUCT
+        DYN_ROUTER_COST_CUSTOM
+    ctypedef struct dyn_router_cost_input:
+        pass
+    ctypedef double (*dyn_router_cost)(void *user, const dyn_router_cost_input *input)
     enum dyn_router_tie:
         DYN_ROUTER_TIE_RANDOM
         DYN_ROUTER_TIE_SMALLEST_TREE
@@ -73,6 +77,8 @@ cdef extern from "dynamo/router.h" nogil:
         double silent_seconds
         size_t max_requests
         size_t max_bytes
+        dyn_router_cost cost
+        void *cost_user
         uint64_t seed
         uint64_t (*clock)(void *clock_user) noexcept
         void *clock_user

@@ -158,7 +158,7 @@ class KvRouterConfig:
     overlap_score_credit_decay : how fast that credit fades on a worker with more to prefill than others
     prefill_load_scale : weight of the prefill part
     decode_active_request_weight : blocks that a running request costs beside those it holds
-    router_cost_formula : "credit" (1.x), "weight" (0.x) or "product" (1.x "lmetric")
+    router_cost_formula : "credit" (1.x), "weight" (0.x), "product" (1.x "lmetric") or what a plug-in has registered
     router_tie_break : "random", or "smallest_tree" as in 0.8
     router_max_active_requests, router_max_index_bytes : bounds of what the router remembers; at the first, requests
         are refused with `Overloaded`, at the second the least useful blocks are forgotten
@@ -429,7 +429,10 @@ def _checked(given: dict[str, Any]) -> dict[str, Any]:
         if isinstance(_DEFAULTS.get(name), bool) and not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False, not {value!r}")
     _choice("router_queue_policy", given["router_queue_policy"], ("fcfs", "lcfs", "wspt"))
-    _choice("router_cost_formula", given["router_cost_formula"], ("credit", "weight", "product"))
+    if given["router_cost_formula"] not in ("credit", "weight", "product"):
+        from dynamo._plugin import cost_names
+
+        _choice("router_cost_formula", given["router_cost_formula"], ("credit", "weight", "product", *cost_names()))
     _choice("router_tie_break", given["router_tie_break"], ("random", "smallest_tree"))
     _choice("router_approximate_cache_policy", given["router_approximate_cache_policy"], ("ttl", "lru"))
     _choice("router_tracking_hash", given["router_tracking_hash"], ("public-xxh3-v1", "keyed-xxh3-v1"))

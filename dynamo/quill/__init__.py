@@ -20,6 +20,7 @@ _TABLE: dict[str, str] = {
     "TensorFile": "dynamo.quill.safetensors",
     "load_tensors": "dynamo.quill.safetensors",
     "save_tensors": "dynamo.quill.safetensors",
+    "convert": "dynamo._plugin",
     "Token": "dynamo._token",
     "TokenBatch": "dynamo._token_batch",
     "ByteCredits": "dynamo._frames",

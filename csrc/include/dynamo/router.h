@@ -49,7 +49,27 @@ enum dyn_router_formula {
     DYN_ROUTER_COST_WEIGHT,
     /* max(0, (active tokens + isl) / block_size - credit) * (decode blocks + 1)           (Dynamo 1.x "lmetric") */
     DYN_ROUTER_COST_PRODUCT,
+    /* What the function `cost` of the configuration says. */
+    DYN_ROUTER_COST_CUSTOM,
 };
+/* What a cost function knows of one worker and one request. It grows at its end only. */
+typedef struct dyn_router_cost_input {
+    uint32_t size; /* of this structure, bytes */
+    uint32_t block_size;
+    uint64_t worker;
+    uint32_t rank;
+    uint32_t overlap_blocks, host_blocks, disk_blocks; /* of the request, held there */
+    uint64_t tokens, blocks;                           /* of the request */
+    uint64_t waiting_tokens;                           /* to prefill there, without this request */
+    uint64_t prefill_tokens;                           /* and with it, less what is held */
+    double decode_blocks;                              /* that it would hold */
+    uint32_t requests;                                 /* active there */
+    uint64_t total_kv_blocks;                          /* 0: unknown */
+    double weight;                                     /* its capacity relative to others */
+} dyn_router_cost_input;
+/* Lower is better; what is not a number counts as the worst. Called under the router's lock, from any thread: quick, and
+ * without calls into the router. */
+typedef double (*dyn_router_cost)(void *user, const dyn_router_cost_input *input);
 enum dyn_router_tie {
     DYN_ROUTER_TIE_RANDOM,        /* uniform among equals */
     DYN_ROUTER_TIE_SMALLEST_TREE, /* the fewest indexed blocks, then uniform (Dynamo 0.8) */
@@ -96,6 +116,8 @@ typedef struct dyn_router_config {
     uint64_t seed;                /* of the random choices; 0: from the clock */
     uint64_t (*clock)(void *clock_user); /* nanoseconds; NULL: dyn_now_ns(). Called under the lock. */
     void *clock_user;
+    dyn_router_cost cost; /* with DYN_ROUTER_COST_CUSTOM */
+    void *cost_user;
 } dyn_router_config;
 
 /* The defaults: kv, credit formula, weights 1, temperature 0, random ties, everything tracked except output blocks,

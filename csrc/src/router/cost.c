@@ -113,6 +113,30 @@ static double preference(const dyn_router_request *request, const struct slot *s
     return exp(-tanh(sum));
 }
 
+static double custom(const dyn_router_config *config, const dyn_router_request *request, const struct slot *slot,
+                     const struct score *score, double decode)
+{
+    const dyn_router_cost_input input = {
+        .size = sizeof(input),
+        .block_size = config->block_size,
+        .worker = slot->worker,
+        .rank = slot->rank,
+        .overlap_blocks = score->overlap,
+        .host_blocks = score->host,
+        .disk_blocks = score->disk,
+        .tokens = request->tokens,
+        .blocks = request->blocks,
+        .waiting_tokens = slot->tokens,
+        .prefill_tokens = score->prefill_tokens,
+        .decode_blocks = decode,
+        .requests = slot->requests,
+        .total_kv_blocks = slot->total_blocks,
+        .weight = slot->weight,
+    };
+    double cost = config->cost(config->cost_user, &input);
+    return isfinite(cost) ? cost : 1e300; /* infinities would make differences that are no numbers */
+}
+
 void dyn__router_score(dyn_router *self, const dyn_router_request *request, const uint32_t *slots, uint32_t count)
 {
     const dyn_router_config *config = &self->config;
@@ -138,7 +162,10 @@ void dyn__router_score(dyn_router *self, const dyn_router_request *request, cons
         if (config->track_active_blocks)
             decode = (double)slot->named_blocks + slot->own_blocks + (double)request->blocks - (double)score->held;
 
-        if (config->formula == DYN_ROUTER_COST_WEIGHT) {
+        if (config->formula == DYN_ROUTER_COST_CUSTOM) {
+            prefill = (double)score->prefill_tokens / size;
+            score->cost = custom(config, request, slot, score, decode);
+        } else if (config->formula == DYN_ROUTER_COST_WEIGHT) {
             prefill = (double)score->prefill_tokens / size;
             score->cost = w.weight * prefill + decode;
         } else {

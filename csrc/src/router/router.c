@@ -53,9 +53,11 @@ static int valid(const dyn_router_config *c)
     if (isnan(c->queue_threshold) || isnan(c->busy_decode_blocks) || isnan(c->busy_prefill_tokens) ||
         isnan(c->busy_prefill_fraction))
         return dyn__fail(DYN_EINVAL, "a threshold is not a number");
-    if ((unsigned)c->policy > DYN_ROUTER_DIRECT || (unsigned)c->formula > DYN_ROUTER_COST_PRODUCT ||
+    if ((unsigned)c->policy > DYN_ROUTER_DIRECT || (unsigned)c->formula > DYN_ROUTER_COST_CUSTOM ||
         (unsigned)c->tie > DYN_ROUTER_TIE_SMALLEST_TREE || (unsigned)c->queue_policy > DYN_ROUTER_WSPT)
         return dyn__fail(DYN_EINVAL, "an unknown policy, formula, tie or queue policy");
+    if (c->formula == DYN_ROUTER_COST_CUSTOM && c->cost == NULL)
+        return dyn__fail(DYN_EINVAL, "a custom formula without its function");
     return DYN_OK;
 }
 
