@@ -55,6 +55,7 @@ cdef class NodePlan:
     cdef object subgraphs
     cdef object timeout
     cdef object recipe              # how _superstep.pyx runs the node; None until asked for
+    cdef bint holds(self, name, proc)
 
 
 cdef class Preparer:

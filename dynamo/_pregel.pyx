@@ -16,7 +16,6 @@ from collections import deque
 from hashlib import sha1
 import copy as _copy
 import logging
-import sys as _sys
 
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
@@ -25,8 +24,7 @@ from libc.time cimport time_t
 
 from dynamo.c_hash cimport dyn_hash_text_128
 from dynamo._channels cimport (
-    BaseChannel, EmptyChannelError, Held, IDLE_ASK, IDLE_CLEARS, IDLE_FINISHES, IDLE_NEVER, MISSING, Topic, idle_kind)
-from dynamo import _channels as channel_module
+    BaseChannel, EmptyChannelError, IDLE_CLEARS, IDLE_FINISHES, IDLE_NEVER, MISSING, Topic, idle_kind)
 from random import getrandbits
 from time import time as now
 
@@ -339,10 +337,6 @@ def set_reserved(names):
     """The names that are no channels, in triggers."""
     global RESERVED
     RESERVED = frozenset(names)
-
-
-cdef path_of(task):
-    return task_path(task.path)
 
 
 cdef set apply_writes_to(checkpoint, channels, list tasks, get_next_version, trigger_to_nodes):
@@ -698,6 +692,7 @@ cdef value_of(BaseChannel channel):
 
 # ------------------------------------------------------------------ tasks
 
+cdef object PLAN = "_plan of the engine"        # where a node keeps its plan for the next run
 cdef object RESUME_MAP = "__pregel_resume_map"
 cdef object SCRATCHPAD = "__pregel_scratchpad"
 cdef object NS = "checkpoint_ns"
@@ -723,7 +718,7 @@ def null_version_of(checkpoint):
 
 
 cdef class NodePlan:
-    """What a run needs to know of a node, looked up once."""
+    """What runs need to know of a node; kept with the node, and made anew when the node was changed."""
 
     def __init__(self, name, proc):
         self.proc = proc
@@ -742,9 +737,16 @@ cdef class NodePlan:
         self.subgraphs = proc.subgraphs
         self.timeout = proc.timeout
 
+    cdef bint holds(self, name, proc):
+        """Whether the node is still as it was."""
+        return (self.proc is proc and self.name == name and self.node is proc.node and self.mapper is proc.mapper
+                and self.channels is proc.channels and self.trigger_list == proc.triggers
+                and self.retry_policy is proc.retry_policy and self.cache_policy is proc.cache_policy
+                and self.tags is proc.tags and self.metadata is proc.metadata and self.timeout is proc.timeout)
+
 
 cdef class Preparer:
-    """Makes the tasks of supersteps."""
+    """Makes the tasks of a run's supersteps."""
 
     def __init__(self, processes, channels, managed, *, for_execution=True, store=None, checkpointer=None, manager=None,
                  retry_policy=(), cache_policy=None):
@@ -778,8 +780,16 @@ cdef class Preparer:
 
     cdef NodePlan plan(self, name):
         found = self.plans.get(name)
-        if found is None:
-            found = self.plans[name] = NodePlan(name, self.processes[name])
+        if found is not None:
+            return <NodePlan>found
+        proc = self.processes[name]
+        keep = getattr(proc, "__dict__", None)
+        if type(keep) is not dict:
+            keep = {}
+        found = (<dict>keep).get(PLAN)
+        if type(found) is not NodePlan or not (<NodePlan>found).holds(name, proc):
+            found = (<dict>keep)[PLAN] = NodePlan(name, proc)
+        self.plans[name] = found
         return <NodePlan>found
 
     cdef str id_of(self, checkpoint_ns, bytes tail):
@@ -799,7 +809,6 @@ cdef class Preparer:
                     tasks[task.id] = task
         if updated_channels and trigger_to_nodes:
             names = None
-            single = None
             for channel in updated_channels:
                 nodes = trigger_to_nodes.get(channel)
                 if nodes:

@@ -12,11 +12,10 @@ I3  put_writes is linear in what is written: only a task that wrote before is se
 """
 
 import asyncio
-import time as _time
 import weakref
 
 from dynamo._channels cimport BaseChannel, EmptyChannelError, IDLE_CLEARS, MISSING, idle_kind
-from dynamo._pregel cimport ChannelMap, LocalRead, NodePlan, Preparer, apply_writes_to
+from dynamo._pregel cimport NodePlan, Preparer, apply_writes_to
 from dynamo._pregel import checkpoint_id
 
 cdef extern from "Python.h":
@@ -35,7 +34,6 @@ cdef object take_parent_command = None
 cdef object add_task_note = None
 cdef object recipe_for = None           # node -> list of steps, or None
 cdef object is_runnable = None
-cdef object send_type = None
 cdef object passthrough = None
 cdef object skip_write = None
 cdef object should_interrupt = None
@@ -55,7 +53,7 @@ HIDDEN = "langsmith:hidden"
 def bind(names):
     """Tell the loop which classes and functions of dynamo.langgraph to use, by the name of the global here."""
     global variable, GraphBubbleUp, GraphInterrupt, ParentCommand, NodeCancelledError, take_parent_command, add_task_note
-    global recipe_for, is_runnable, send_type, passthrough, skip_write, should_interrupt, control_writes
+    global recipe_for, is_runnable, passthrough, skip_write, should_interrupt, control_writes
     global debug_tasks, debug_results, debug_checkpoint, task_updates, is_invalid_resume
     variable = names["variable"]
     GraphBubbleUp = names["GraphBubbleUp"]
@@ -66,7 +64,6 @@ def bind(names):
     add_task_note = names["add_task_note"]
     recipe_for = names["recipe_for"]
     is_runnable = names["is_runnable"]
-    send_type = names["Send"]
     passthrough = names["PASSTHROUGH"]
     skip_write = names["SKIP_WRITE"]
     should_interrupt = names["should_interrupt"]

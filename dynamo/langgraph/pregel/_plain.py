@@ -29,7 +29,6 @@ from dynamo.langgraph.pregel._write import (
     ChannelWriteTupleEntry,
 )
 from dynamo.langgraph.pregel.debug import map_debug_checkpoint, map_debug_task_results, map_debug_tasks
-from dynamo.langgraph.types import Send
 
 CALL, WRITE, BRANCH, INVOKE = range(4)
 _EMPTY = inspect.Parameter.empty
@@ -130,7 +129,6 @@ _superstep.bind(
         "add_task_note": add_task_note,
         "recipe_for": recipe_for,
         "is_runnable": _is_runnable,
-        "Send": Send,
         "PASSTHROUGH": PASSTHROUGH,
         "SKIP_WRITE": SKIP_WRITE,
         "should_interrupt": should_interrupt,
