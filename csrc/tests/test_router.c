@@ -546,7 +546,7 @@ static void a_silent_worker_is_marked(void)
     now_ns += UINT64_C(59000000000);
     CHECK(!load_of(self, 10).silent);
     dyn_router_heard(self, 11, 0);
-    dyn_router_heard(self, 99, 0); /* nobody: ignored */
+    dyn_router_heard(self, 99, 0); /* nobody yet */
     now_ns += UINT64_C(2000000000);
     CHECK(load_of(self, 10).silent);
     CHECK(!load_of(self, 11).silent);
@@ -560,6 +560,35 @@ static void a_silent_worker_is_marked(void)
     CHECK_EQ(dyn_router_pick(self, &r, &choice, NULL, 0, NULL), DYN_OK);
     now_ns += UINT64_C(100000000000);
     CHECK(!load_of(self, 10).silent && !load_of(self, 11).silent);
+    dyn_router_unref(self);
+}
+
+/* Events and discovery come by different ways: a worker that has spoken before it was listed is not one that never did. */
+static void who_speaks_before_it_is_listed_was_heard(void)
+{
+    dyn_router_config config = plain(16);
+    dyn_router *self = make(&config, 1);
+    dyn_router_heard(self, 99, 1);
+    now_ns += UINT64_C(3000000000);
+    for (uint32_t rank = 0; rank < 2; rank++) {
+        dyn_router_worker late = {.worker = 99, .rank = rank};
+        CHECK_EQ(dyn_router_put_worker(self, &late), DYN_OK);
+    }
+    dyn_router_load loads[8];
+    size_t count = dyn_router_loads(self, loads, 8);
+    CHECK_EQ(count, 3);
+    for (size_t i = 0; i < count; i++) {
+        if (loads[i].worker != 99) continue;
+        if (loads[i].rank == 1) CHECK_NEAR(loads[i].seconds_since_event, 3);
+        if (loads[i].rank == 0) CHECK(loads[i].seconds_since_event < 0);
+    }
+    for (uint64_t worker = 1000; worker < 1100; worker++) dyn_router_heard(self, worker, 0); /* only so many are kept */
+    for (uint64_t worker = 1000; worker < 1100; worker += 99) {
+        dyn_router_worker late = {.worker = worker};
+        CHECK_EQ(dyn_router_put_worker(self, &late), DYN_OK);
+    }
+    CHECK(load_of(self, 1000).seconds_since_event < 0);
+    CHECK(load_of(self, 1099).seconds_since_event >= 0);
     dyn_router_unref(self);
 }
 
@@ -1038,7 +1067,8 @@ TEST_MAIN(TEST(the_weight_formula_costs_what_it_should), TEST(blocks_that_are_ac
           TEST(a_burst_spreads_because_picks_count_at_once), TEST(a_booking_is_counted_and_freed),
           TEST(output_blocks_count_and_fade), TEST(a_booking_without_a_sign_of_life_expires),
           TEST(a_worker_that_leaves_takes_its_load_along), TEST(the_bounds_hold), TEST(a_silent_worker_is_marked),
-          TEST(only_the_eligible_are_chosen), TEST(required_taints_are_required), TEST(busy_workers_are_left_out),
+          TEST(who_speaks_before_it_is_listed_was_heard), TEST(only_the_eligible_are_chosen),
+          TEST(required_taints_are_required), TEST(busy_workers_are_left_out),
           TEST(an_avoided_worker_is_the_last_resort), TEST(requests_wait_until_there_is_room),
           TEST(the_queue_has_an_order), TEST(a_pinned_waiter_does_not_block_others),
           TEST(values_that_make_no_sense_are_refused), TEST(each_allocation_may_fail),

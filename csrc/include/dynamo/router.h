@@ -163,7 +163,8 @@ DYN_API int dyn_router_report(dyn_router *self, uint64_t worker, uint32_t rank, 
  * rank    DYN_ROUTER_ANY_RANK: all its ranks.
  * errors  DYN_ENOENT. */
 DYN_API int dyn_router_avoid(dyn_router *self, uint64_t worker, uint32_t rank, double seconds);
-/* An event about cached blocks came from that worker: it is not silent. Unknown workers are ignored. */
+/* An event about cached blocks came from that worker: it is not silent. Of workers that are not
+ * in the table yet the last 64 are remembered until they are. */
 DYN_API void dyn_router_heard(dyn_router *self, uint64_t worker, uint32_t rank);
 
 /* ---- requests -------------------------------------------------------------------------------------------------- */

@@ -114,6 +114,8 @@ struct waiter {
     dyn_router_request request; /* everything it points to lies behind this structure */
 };
 
+enum { EARLY = 64 };
+
 struct dyn_router {
     pthread_mutex_t lock;
     atomic_int references;
@@ -128,6 +130,13 @@ struct dyn_router {
     struct place *places;
     uint32_t place_room;
     uint32_t cursor; /* round robin */
+
+    /* The last that were heard before they were in the table: events can be quicker than discovery. */
+    struct early {
+        uint64_t worker, heard_ns; /* heard_ns 0: nobody */
+        uint32_t rank;
+    } early[EARLY];
+    uint32_t early_next;
 
     struct blocks blocks;
 

@@ -92,6 +92,15 @@ static int copy_taints(dyn_router *self, const char *const *taints, size_t count
     return DYN_OK;
 }
 
+static struct early *find_early(dyn_router *self, uint64_t worker, uint32_t rank)
+{
+    for (uint32_t i = 0; i < EARLY; i++) {
+        struct early *each = &self->early[i];
+        if (each->heard_ns != 0 && each->worker == worker && each->rank == rank) return each;
+    }
+    return NULL;
+}
+
 int dyn_router_put_worker(dyn_router *self, const dyn_router_worker *worker)
 {
     struct waiter *ready = NULL;
@@ -113,6 +122,11 @@ int dyn_router_put_worker(dyn_router *self, const dyn_router_worker *worker)
             goto done;
         }
         self->slots[at] = (struct slot){.worker = worker->worker, .rank = worker->rank, .alive = true};
+        struct early *early = find_early(self, worker->worker, worker->rank);
+        if (early != NULL) {
+            self->slots[at].heard_ns = early->heard_ns;
+            early->heard_ns = 0;
+        }
         if (at == self->slot_used) self->slot_used++;
         self->slot_count++;
         link_place(self, worker->worker, worker->rank, at);
@@ -199,9 +213,14 @@ void dyn_router_heard(dyn_router *self, uint64_t worker, uint32_t rank)
 {
     pthread_mutex_lock(&self->lock);
     uint32_t at = dyn__router_slot(self, worker, rank);
+    uint64_t now = dyn__router_now(self) | 1;
     if (at != NONE) {
-        self->slots[at].heard_ns = dyn__router_now(self) | 1;
+        self->slots[at].heard_ns = now;
         self->slots[at].unheard_ns = 0;
+    } else {
+        struct early *early = find_early(self, worker, rank);
+        if (early == NULL) early = &self->early[self->early_next++ % EARLY];
+        *early = (struct early){worker, now, rank};
     }
     pthread_mutex_unlock(&self->lock);
 }
