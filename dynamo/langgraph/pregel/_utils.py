@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dynamo.langgraph._internal._langchain import is_runnable, loaded, runnable_class
 from dynamo.langgraph._internal._names import own
-from dynamo.langgraph._internal._runnable import RunnableCallable, RunnableSeq
+from dynamo.langgraph._internal._runnable import RunnableCallable, RunnableSeq, run_in_executor
 
 if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
@@ -203,8 +203,8 @@ def _side_by_side(runnable: Any) -> Any:
 
 def _only_threads(function: Any) -> bool:
     """Whether a coroutine function is langchain-core's way of running a plain one on a thread."""
-    in_executor = loaded("langchain_core.runnables.config", "run_in_executor")
-    return isinstance(function, functools.partial) and in_executor is not None and function.func is in_executor
+    hops = (run_in_executor, loaded("langchain_core.runnables.config", "run_in_executor"))
+    return isinstance(function, functools.partial) and function.func in hops
 
 
 own(globals())
