@@ -203,3 +203,33 @@ print(core.config.router_cost_formula)
 """,
     )
     assert done.stdout == "sticky\n", done.stdout + done.stderr
+
+
+def test_a_kv_router_sends_real_requests_by_a_custom_cost(sticky):
+    # A burst of prompts that share their beginning: the usual cost spreads it over the four workers, this one does not.
+    done = run(
+        sticky,
+        """
+import sticky, asyncio
+from dynamo.llm import KvRouter
+from tests.router.test_kv_router import Cluster, approximate
+
+async def burst(formula):
+    cluster = Cluster()
+    try:
+        for _ in range(4):
+            await cluster.worker()
+        router = KvRouter(cluster.endpoint, 16, approximate(router_cost_formula=formula))
+        shared = list(range(64))
+        async def one(i):
+            return [item async for item in router.generate(shared + [1000 * i + j for j in range(1, 641)], "m")]
+        await one(1)
+        assert all([len(items) == 3 for items in await asyncio.gather(*(one(i) for i in range(2, 34)))])
+        return len({worker for worker, _ in cluster.requests}), len(cluster.requests)
+    finally:
+        await cluster.close()
+
+print(asyncio.run(burst("sticky")), asyncio.run(burst("credit")))
+""",
+    )
+    assert done.stdout == "(1, 33) (4, 33)\n", done.stdout + done.stderr
