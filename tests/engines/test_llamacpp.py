@@ -135,7 +135,7 @@ def test_the_first_item_already_says_what_the_cache_gave(run):
     for first in (True, False):
         _, _, items = run.ask(ids)
         data = items[0]["engine_data"]
-        assert len(items) > 1 and data["cached_tokens"] == data["mirror_tokens"]
+        assert data["cached_tokens"] == data["mirror_tokens"]  # a busy machine may put the whole answer into one item
         assert data["cached_tokens"] <= 1 if first else data["cached_tokens"] == 63  # the BOS may be there already
         assert not any("engine_data" in item for item in items[1:])
     run.check()

@@ -372,6 +372,8 @@ def test_a_signal_ends_a_call_that_waits(run_python, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         process = run_python(
             "-c",
+            # Who was started in the background of a script ignores the signal, and so do its children.
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "from dynamo import quill\n"
             f"client = quill.QuillClient('http://127.0.0.1:{listener.getsockname()[1]}')\n"
             "try:\n    client.call('a.B', 'C', b'')\n"
