@@ -6,8 +6,8 @@ from dynamo._frames import decode_frame as decode_frame
 from dynamo._frames import decode_varint as decode_varint
 from dynamo._frames import encode_frame as encode_frame
 from dynamo._frames import encode_varint as encode_varint
-from dynamo._quill import TlsContext as TlsContext
 from dynamo._plugin import convert as convert
+from dynamo._quill import TlsContext as TlsContext
 from dynamo._tensor import Tensor as Tensor
 from dynamo._tensor import TensorMeta as TensorMeta
 from dynamo._tensor import TensorReader as TensorReader
