@@ -166,7 +166,7 @@ def test_other_threads_run_during_long_work(name):
     pytest.fail(f"of {took * 1e3:.0f} ms nobody else ran for {gap * 1e3:.0f}")
 
 
-def run(code, *args, timeout=100):
+def run(code, *args, cwd, timeout=100):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "DYN_LOG": "error"}
     return subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", code, *args],
@@ -174,7 +174,7 @@ def run(code, *args, timeout=100):
         text=True,
         timeout=timeout,
         env=env,
-        cwd=ROOT,
+        cwd=cwd,
     )
 
 
@@ -211,9 +211,9 @@ print("whole")
 
 
 @pytest.mark.parametrize("name", sorted(TYPES))
-def test_one_that_was_never_initialised_does_no_harm(name):
+def test_one_that_was_never_initialised_does_no_harm(name, tmp_path):
     # A subclass whose __init__ forgets super().__init__() must get an exception, not the end of the process.
-    done = run(EMPTY, *name.split("."))
+    done = run(EMPTY, *name.split("."), cwd=tmp_path)  # some write where they are told to
     assert done.returncode == 0, f"after {done.stdout.splitlines()[-1:]}: {done.stderr[:500]}"
 
 
@@ -240,8 +240,8 @@ print(len(made))
 """
 
 
-def test_a_forked_child_may_look_and_drop_and_the_interpreter_may_exit_with_all_of_them_alive():
-    done = run(EXIT.format(root=str(ROOT)))
+def test_a_forked_child_may_look_and_drop_and_the_interpreter_may_exit_with_all_of_them_alive(tmp_path):
+    done = run(EXIT.format(root=str(ROOT)), cwd=tmp_path)
     assert done.returncode == 0 and int(done.stdout) >= 30, done.stdout + done.stderr
     assert "Error" not in done.stderr, done.stderr
 
