@@ -1,11 +1,11 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
-from typing_extensions import Self
+from typing_extensions import disjoint_base, Self
 
-V = TypeVar("V")
-U = TypeVar("U")
-C = TypeVar("C")
+_V = TypeVar("_V")
+_U = TypeVar("_U")
+_C = TypeVar("_C")
 
 def bind(
     missing: object,
@@ -17,7 +17,11 @@ def strip_extras(typ: Any) -> Any: ...
 def operators_equal(left: Any, right: Any) -> bool: ...
 def get_overwrite(value: Any) -> tuple[bool, Any]: ...
 
-class BaseChannel(Generic[V, U, C]):
+EXTRAS: tuple[str, ...]
+EMPTY_OF: dict[Any, type]
+
+@disjoint_base
+class BaseChannel(Generic[_V, _U, _C]):
     key: str
     typ: Any
     def __init__(self, typ: Any, key: str = "") -> None: ...
@@ -26,57 +30,65 @@ class BaseChannel(Generic[V, U, C]):
     @property
     def UpdateType(self) -> Any: ...
     def copy(self) -> Self: ...
-    def checkpoint(self) -> C | Any: ...
-    def from_checkpoint(self, checkpoint: C | Any) -> Self: ...
-    def get(self) -> V: ...
+    def checkpoint(self) -> _C | Any: ...
+    def from_checkpoint(self, checkpoint: _C | Any) -> Self: ...
+    def get(self) -> _V: ...
     def is_available(self) -> bool: ...
-    def update(self, values: Sequence[U]) -> bool: ...
+    def update(self, values: Sequence[_U]) -> bool: ...
     def consume(self) -> bool: ...
     def finish(self) -> bool: ...
 
-class Held(BaseChannel[V, U, C]):
-    value: V | Any
+@disjoint_base
+class Held(BaseChannel[_V, _U, _C]):
+    value: _V | Any
 
-class Guarded(Held[V, U, C]):
+@disjoint_base
+class Guarded(Held[_V, _U, _C]):
     guard: bool
     def __init__(self, typ: Any, guard: bool = True) -> None: ...
 
-class LastValue(Held[V, V, V]): ...
+class LastValue(Held[_V, _V, _V]): ...
 
-class LastValueAfterFinish(Held[V, V, tuple[V, bool]]):
+@disjoint_base
+class LastValueAfterFinish(Held[_V, _V, tuple[_V, bool]]):
     finished: bool
 
-class AnyValue(Held[V, V, V]): ...
-class EphemeralValue(Guarded[V, V, V]): ...
-class UntrackedValue(Guarded[V, V, V]): ...
+class AnyValue(Held[_V, _V, _V]): ...
+class EphemeralValue(Guarded[_V, _V, _V]): ...
+class UntrackedValue(Guarded[_V, _V, _V]): ...
 
-class BinaryOperatorAggregate(Held[V, V, V]):
-    operator: Callable[[V, V], V]
-    def __init__(self, typ: type[V], operator: Callable[[V, V], V]) -> None: ...
+@disjoint_base
+class BinaryOperatorAggregate(Held[_V, _V, _V]):
+    operator: Callable[[_V, _V], _V]
+    def __init__(self, typ: type[_V], operator: Callable[[_V, _V], _V]) -> None: ...
 
-class DeltaChannel(Held[V, Any, Any]):
+@disjoint_base
+class DeltaChannel(Held[_V, Any, Any]):
     reducer: Callable[[Any, Sequence[Any]], Any]
     snapshot_frequency: int
     def __init__(
         self,
         reducer: Callable[[Any, Sequence[Any]], Any],
-        typ: type[V] | None = None,
+        typ: type[_V] | None = None,
         *,
         snapshot_frequency: int = 100,
     ) -> None: ...
     def replay_writes(self, writes: Iterable[tuple[str, str, Any]]) -> None: ...
 
-class Barrier(BaseChannel[V, V, Any]):
-    names: set[V]
-    seen: set[V]
-    def __init__(self, typ: type[V], names: set[V]) -> None: ...
+@disjoint_base
+class Barrier(BaseChannel[_V, _V, Any]):
+    names: set[_V]
+    seen: set[_V]
+    def __init__(self, typ: type[_V], names: set[_V]) -> None: ...
 
-class NamedBarrierValue(Barrier[V]): ...
+class NamedBarrierValue(Barrier[_V]): ...
 
-class NamedBarrierValueAfterFinish(Barrier[V]):
+@disjoint_base
+class NamedBarrierValueAfterFinish(Barrier[_V]):
     finished: bool
 
-class Topic(BaseChannel[Sequence[V], V | list[V], list[V]]):
+@disjoint_base
+class Topic(BaseChannel[Sequence[_V], _V | list[_V], list[_V]]):
     accumulate: bool
-    values: list[V]
-    def __init__(self, typ: type[V], accumulate: bool = False) -> None: ...
+    values: list[_V]
+    def __init__(self, typ: type[_V], accumulate: bool = False) -> None: ...

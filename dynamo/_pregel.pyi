@@ -1,6 +1,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from typing_extensions import disjoint_base
+
 NULL_TASK_ID: str
 
 def bind(names: dict[str, Any]) -> None: ...
@@ -103,15 +105,19 @@ def prepare_node_error_handler_task(
     retry_policy: Sequence[Any] = (),
 ) -> Any: ...
 
+@disjoint_base
 class ChannelMap(dict[str, Any]):
     def forget_top(self) -> None: ...
 
+@disjoint_base
 class Counter:
-    def __call__(self) -> int: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> int: ...
 
+@disjoint_base
 class NullResume:
     def __call__(self, consume: bool = False) -> Any: ...
 
+@disjoint_base
 class PregelScratchpad:
     @property
     def step(self) -> int: ...
@@ -140,12 +146,15 @@ class PregelScratchpad:
     ) -> None: ...
     def restarted(self) -> PregelScratchpad: ...
 
+@disjoint_base
 class LocalRead:
     def __call__(self, select: list[str] | str, fresh: bool = False) -> Any: ...
 
+@disjoint_base
 class NodePlan:
     def __init__(self, name: str, proc: Any) -> None: ...
 
+@disjoint_base
 class Preparer:
     def __init__(
         self,
@@ -161,5 +170,6 @@ class Preparer:
         cache_policy: Any = None,
     ) -> None: ...
 
+@disjoint_base
 class Shape:
     def __init__(self, cls: type) -> None: ...

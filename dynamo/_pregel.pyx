@@ -25,7 +25,7 @@ from libc.time cimport time_t
 from dynamo.c_hash cimport dyn_hash_text_128
 from dynamo._channels cimport (
     BaseChannel, EmptyChannelError, IDLE_CLEARS, IDLE_FINISHES, IDLE_NEVER, MISSING, Topic, idle_kind)
-from random import getrandbits
+from random import getrandbits as _random_bits
 from time import time as now
 
 cdef extern from "Python.h":
@@ -201,7 +201,7 @@ def checkpoint_id(int64_t step):
     if tick <= last_tick:
         tick = last_tick + 1
     last_tick = tick
-    node = getrandbits(48)
+    node = _random_bits(48)
     seq = (<uint64_t>step & 0x3FFF) | 0x8000
     snprintf(out, 40, "%08llx-%04llx-6%03llx-%04llx-%012llx", <unsigned long long>((tick >> 28) & 0xFFFFFFFF),
              <unsigned long long>((tick >> 12) & 0xFFFF), <unsigned long long>(tick & 0xFFF), <unsigned long long>seq,

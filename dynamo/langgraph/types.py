@@ -515,7 +515,7 @@ class PregelExecutableTask(_Referable):
     id: str
     path: tuple[str | int | tuple[Any, ...], ...]
     writers: Sequence[Any] = ()
-    subgraphs: "Sequence[PregelProtocol]" = ()
+    subgraphs: "Sequence[PregelProtocol[Any, Any, Any, Any]]" = ()
     timeout: TimeoutPolicy | None = None
 
 

@@ -42,7 +42,7 @@ class Semaphore(threading.Semaphore):
             raise ValueError("can't specify timeout for non-blocking acquire")
         until = None if timeout is None else time.monotonic() + timeout
         with self._cond:  # type: ignore[attr-defined]
-            while self._value == 0:  # type: ignore[attr-defined]
+            while self._value == 0:
                 left = None if until is None else until - time.monotonic()
                 if not blocking or (left is not None and left <= 0):
                     return False
@@ -53,7 +53,7 @@ class Semaphore(threading.Semaphore):
 class SyncQueue:
     """An unbounded queue between threads, with ``wait()``."""
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
     def __init__(self) -> None:
         self._items: deque[Any] = deque()

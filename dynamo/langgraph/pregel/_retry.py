@@ -252,7 +252,7 @@ class _TimedAttemptScope:
 
         return StreamProtocol(self._guard_stream_writer(stream), stream.modes)
 
-    def _guard_stream_writer(self, stream_writer: Callable[[Any], None]) -> Callable[[Any], None]:
+    def _guard_stream_writer(self, stream_writer: Any) -> Callable[[Any], None]:
         def gate(chunk: Any) -> None:
             if self._active:  # no lock: the writer may wait, or come back here
                 self._moved()
@@ -364,7 +364,8 @@ def _ensure_execution_info(runtime: Runtime[Any], config: Any, task: PregelExecu
         return runtime
     conf, run_id = _conf(config), config.get("run_id")
     info = ExecutionInfo(
-        *(conf.get(key) or "" for key in (CONFIG_KEY_CHECKPOINT_ID, CONFIG_KEY_CHECKPOINT_NS)),
+        conf.get(CONFIG_KEY_CHECKPOINT_ID) or "",
+        conf.get(CONFIG_KEY_CHECKPOINT_NS) or "",
         conf.get(CONFIG_KEY_TASK_ID) or task.id,
         conf.get(CONFIG_KEY_THREAD_ID),
         str(run_id) if run_id else None,
