@@ -1,7 +1,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
-from typing_extensions import disjoint_base, Self
+from typing_extensions import Self, disjoint_base
 
 _V = TypeVar("_V")
 _U = TypeVar("_U")

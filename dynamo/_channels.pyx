@@ -53,7 +53,6 @@ def _restore(cls, fields):
     return channel
 
 
-
 cdef class BaseChannel:
     """What every channel offers; subclass it to make your own.
 

@@ -220,8 +220,8 @@ cdef class EventChannel:
     hwm, ring_batches, ring_bytes : int
         Batches queued for a slow subscriber (100,000); kept for replay (10,000; 256 MiB). 0: these defaults.
     mirror_blocks : int or None
-        ``wire="plane"``: so many blocks of the worker's cache are known at most (0: 4 Mi), and told to who missed more than
-        is kept for replay. None: such a one has lost them.
+        ``wire="plane"``: so many blocks of the worker's cache are known at most (0: 4 Mi), and told to who missed
+        more than is kept for replay. None: such a one has lost them.
     batch_ms : int
         Wait as long for more events before sending a batch.
     connect : bool
@@ -231,8 +231,8 @@ cdef class EventChannel:
     """
 
     def __init__(self, worker_id, subject="", *, endpoint="tcp://127.0.0.1:0", replay_endpoint="tcp://127.0.0.1:0",
-                 wire="plane", dp_rank=0, block_size=0, hwm=0, ring_batches=0, ring_bytes=0, mirror_blocks=0, batch_ms=0,
-                 connect=False, publisher_id=None):
+                 wire="plane", dp_rank=0, block_size=0, hwm=0, ring_batches=0, ring_bytes=0, mirror_blocks=0,
+                 batch_ms=0, connect=False, publisher_id=None):
         cdef dyn_event_pub_options options
         cdef unsigned long long worker, publisher
         memset(&options, 0, sizeof(options))
@@ -702,8 +702,8 @@ cdef class EventSource:
         """What came and what was missed.
 
         Keys: connected, silent, replaying, known, next_sequence, batches, events, blocks, loads, gaps, lost, restarts,
-        replays, replayed, replay_failures, snapshots, malformed, refused, other_tier, age (seconds since the last event, or None),
-        unknown, wrong_block_size, short_of_tokens, ignored_kind, ignored_place.
+        replays, replayed, replay_failures, snapshots, malformed, refused, other_tier, age (seconds since the last
+        event, or None), unknown, wrong_block_size, short_of_tokens, ignored_kind, ignored_place.
         """
         cdef dyn_event_source_stats s
         if self.ptr == NULL or self.subscriber.ptr == NULL:
@@ -714,8 +714,8 @@ cdef class EventSource:
             "replaying": bool(s.replaying), "known": bool(s.known), "next_sequence": s.next_sequence,
             "batches": s.batches, "events": s.events, "blocks": s.blocks, "loads": s.loads, "gaps": s.gaps,
             "lost": s.lost, "restarts": s.restarts, "replays": s.replays, "replayed": s.replayed,
-            "replay_failures": s.replay_failures, "snapshots": s.snapshots, "malformed": s.malformed, "refused": s.refused,
-            "other_tier": s.other_tier,
+            "replay_failures": s.replay_failures, "snapshots": s.snapshots, "malformed": s.malformed,
+            "refused": s.refused, "other_tier": s.other_tier,
             "age": None if s.last_event_ns == 0 else max(0.0, (<double>dyn_now_ns() - <double>s.last_event_ns) / 1e9),
             "unknown": s.decoder.unknown, "wrong_block_size": s.decoder.wrong_block_size,
             "short_of_tokens": s.decoder.short_of_tokens, "ignored_kind": s.decoder.ignored_kind,

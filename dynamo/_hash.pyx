@@ -58,7 +58,7 @@ cdef extern from *:
         return 1;
     }
     static inline PyObject *dyn_item(PyObject *seq, Py_ssize_t i) { return PySequence_Fast_GET_ITEM(seq, i); }
-    /* As many leading u64 as there are. Hashes lie scattered: each is asked for some steps before it is read. (Tokens do
+    /* As many leading u64 as there are. Hashes lie scattered: each is asked for ahead. (Tokens do
        not: many are the same objects, and prefetching them cost a fifth.) */
     #if defined(__GNUC__)
     #define DYN_FETCH(p) (__builtin_prefetch((const char *)(p) + 8), __builtin_prefetch((const char *)(p) + 32))

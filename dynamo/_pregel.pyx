@@ -193,11 +193,11 @@ cdef uint64_t last_tick = 0         # 100 ns since 1582; only touched under the 
 def checkpoint_id(int64_t step):
     """A UUID of version 6 with the step as its clock sequence: ids sort by time."""
     global last_tick
-    cdef timespec now
+    cdef timespec clock
     cdef uint64_t tick, node, seq
     cdef char out[40]
-    clock_gettime(CLOCK_REALTIME, &now)
-    tick = <uint64_t>now.tv_sec * 10000000 + <uint64_t>now.tv_nsec // 100 + <uint64_t>0x01B21DD213814000
+    clock_gettime(CLOCK_REALTIME, &clock)
+    tick = <uint64_t>clock.tv_sec * 10000000 + <uint64_t>clock.tv_nsec // 100 + <uint64_t>0x01B21DD213814000
     if tick <= last_tick:
         tick = last_tick + 1
     last_tick = tick
@@ -210,13 +210,13 @@ def checkpoint_id(int64_t step):
 
 
 cdef str now_text():
-    cdef timespec now
+    cdef timespec clock
     cdef tm parts
     cdef char out[48]
-    clock_gettime(CLOCK_REALTIME, &now)
-    gmtime_r(&now.tv_sec, &parts)
-    snprintf(out, 48, "%04d-%02d-%02dT%02d:%02d:%02d.%06ld+00:00", parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday,
-             parts.tm_hour, parts.tm_min, parts.tm_sec, now.tv_nsec // 1000)
+    clock_gettime(CLOCK_REALTIME, &clock)
+    gmtime_r(&clock.tv_sec, &parts)
+    snprintf(out, 48, "%04d-%02d-%02dT%02d:%02d:%02d.%06ld+00:00", parts.tm_year + 1900, parts.tm_mon + 1,
+             parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec, clock.tv_nsec // 1000)
     return out[:32].decode("ascii")
 
 
@@ -345,10 +345,8 @@ cdef set apply_writes_to(checkpoint, channels, list tasks, get_next_version, tri
     cdef dict seen, grouped
     cdef bint bump = False, disjoint
     cdef set updated, consumed = None
-    cdef list values
     cdef ChannelMap board
     cdef BaseChannel channel
-    cdef int kind
 
     if len(tasks) > 1:
         tasks = sorted(tasks, key=lambda task: task_path(task.path))
@@ -403,7 +401,8 @@ cdef set apply_writes_to(checkpoint, channels, list tasks, get_next_version, tri
             elif name in board:
                 grouped[name] = [value]
             else:
-                logger.warning("The task %s (path %s) wrote to %s, which is no channel of this graph; the write is ignored",
+                logger.warning("The task %s (path %s) wrote to %s, which is no channel of this graph; "
+                               "the write is ignored",
                                task.name, task.path, name)
 
     updated = set()
@@ -1021,7 +1020,8 @@ cdef class Preparer:
         run_id = self.config.get("run_id")
         if extra is None:
             info = build(info_shape, (
-                checkpoint["id"], task_ns, task_id, self.conf.get("thread_id"), str(run_id) if run_id else None, 1, now()))
+                checkpoint["id"], task_ns, task_id, self.conf.get("thread_id"),
+                str(run_id) if run_id else None, 1, now()))
         else:
             info = runtime.execution_info
         before = checkpoint["channel_values"].get("__previous__") if previous else runtime.previous
@@ -1101,14 +1101,15 @@ def prepare_next_tasks(checkpoint, pending_writes, processes, channels, managed,
     cdef Preparer preparer = Preparer(processes, channels, managed, for_execution=for_execution, store=store,
                                       checkpointer=checkpointer, manager=manager, retry_policy=retry_policy,
                                       cache_policy=cache_policy)
-    preparer.begin(checkpoint, pending_writes if type(pending_writes) is list else list(pending_writes), config, step, stop)
+    pending = pending_writes if type(pending_writes) is list else list(pending_writes)
+    preparer.begin(checkpoint, pending, config, step, stop)
     return preparer.all_tasks(trigger_to_nodes, updated_channels)
 
 
 def prepare_single_task(task_path, task_id_checksum, *, checkpoint, processes, channels, managed, config, step, stop,
                         for_execution, pending_writes, store=None, checkpointer=None, manager=None, input_cache=None,
                         cache_policy=None, retry_policy=(), checkpoint_id_bytes=None, checkpoint_null_version=None):
-    """The task at a path: ``(PULL, node)``, ``(PUSH, index)`` or the path of a call. None when there is nothing to run."""
+    """The task at a path: ``(PULL, node)``, ``(PUSH, index)`` or the path of a call; None: there is nothing to run."""
     cdef Preparer preparer = Preparer(processes, channels, managed, for_execution=for_execution, store=store,
                                       checkpointer=checkpointer, manager=manager, retry_policy=retry_policy,
                                       cache_policy=cache_policy)
@@ -1128,7 +1129,7 @@ def prepare_single_task(task_path, task_id_checksum, *, checkpoint, processes, c
         logger.warning("The task path %s is none that this version knows; it is ignored", task_path)
         task = None
     if task is not None and task_id_checksum is not None and task.id != task_id_checksum:
-        raise AssertionError(f"the task at {task_path[:3]} has the id {task.id} and was expected to have {task_id_checksum}")
+        raise AssertionError(f"the task at {task_path[:3]} has the id {task.id}, not {task_id_checksum} as expected")
     return task
 
 

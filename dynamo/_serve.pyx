@@ -121,10 +121,10 @@ cdef class Answer(Receiver):
     """
 
     def __init__(self, Request request not None, *, bint chat, bint stream, bint include_usage=False,
-                 bint metrics=False, id, model, uint64_t created, list choices not None, Vocab vocab=None, bint special=False, StopStrings stops=None,
-                 bint include_stop=False, stop_ids=(), int logprobs=-1, bint tokens_as_ids=False, list headers=None,
-                 bytes preamble=b"", bytes extra=b"", Metric first=None, Metric between=None, Metric tokens=None,
-                 on_broke=None):
+                 bint metrics=False, id, model, uint64_t created, list choices not None, Vocab vocab=None,
+                 bint special=False, StopStrings stops=None, bint include_stop=False, stop_ids=(), int logprobs=-1,
+                 bint tokens_as_ids=False, list headers=None, bytes preamble=b"", bytes extra=b"", Metric first=None,
+                 Metric between=None, Metric tokens=None, on_broke=None):
         cdef dyn_answer_options options
         cdef dyn_answer_choice *given = NULL
         cdef dyn_pair *pairs = NULL

@@ -52,8 +52,8 @@ HIDDEN = "langsmith:hidden"
 
 def bind(names):
     """Tell the loop which classes and functions of dynamo.langgraph to use, by the name of the global here."""
-    global variable, GraphBubbleUp, GraphInterrupt, ParentCommand, NodeCancelledError, take_parent_command, add_task_note
-    global recipe_for, is_runnable, passthrough, skip_write, should_interrupt, control_writes
+    global variable, GraphBubbleUp, GraphInterrupt, ParentCommand, NodeCancelledError, take_parent_command
+    global add_task_note, recipe_for, is_runnable, passthrough, skip_write, should_interrupt, control_writes
     global debug_tasks, debug_results, debug_checkpoint, task_updates, is_invalid_resume
     variable = names["variable"]
     GraphBubbleUp = names["GraphBubbleUp"]
@@ -769,7 +769,8 @@ cdef class LoopCore:
             todo = self.todo()
             plain = False
             if get_waiter is None:
-                for plain in self.run_some(todo):
+                for ran in self.run_some(todo):
+                    plain = ran
                     yield
             else:
                 yield
@@ -851,7 +852,7 @@ cdef class LoopCore:
             await self.call_off(members)
 
     async def arun_some(self, tasks):
-        """Run the tasks of a superstep the plain way and yield at every end; yields False when they cannot be run so."""
+        """Run the tasks of a superstep the plain way and yield at every end; False when they cannot be run so."""
         cdef list todo = list(tasks), members = [], recipes
         cdef Gang gang
         recipes = self.recipes(todo)
