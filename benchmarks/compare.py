@@ -63,7 +63,8 @@ def main():
             print(f"| {section} | {name} | {unit} | {peer:,.6g} | - | - |")
             continue
         ours = statistics.median(values["ours"])
-        ratio = peer / ours if unit in LOWER_IS_BETTER else ours / peer
+        over, under = (peer, ours) if unit in LOWER_IS_BETTER else (ours, peer)
+        ratio = over / under if under else float("nan")
         print(f"| {section} | {name} | {unit} | {peer:,.6g} | {ours:,.6g} | {ratio:.1f} |")
 
 
