@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypedDict
 
 from dynamo.langgraph._internal._constants import CONF, CONFIG_KEY_RUNTIME
+from dynamo.langgraph._internal._langchain import when_imported
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._typing import sealed
 from dynamo.langgraph.config import get_config
@@ -197,3 +198,6 @@ def get_runtime(context_schema: type[ContextT] | None = None) -> Runtime[Context
 
 
 own(globals())
+
+# Schemas of tools that take a runtime are made of its annotations: all names in them have to be there by then.
+when_imported("langchain_core.tools.base", lambda _: __getattr__("BaseUser"))

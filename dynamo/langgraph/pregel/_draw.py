@@ -69,11 +69,13 @@ class _Play:
 
     def _round(self, now: list[str]) -> list[str]:
         ripe: list[str] = []
+        written: set[str] = set()
         for name in now:
             for channel, value, conditional, label in self._writes(name):
                 if channel == END:
                     self.edges.add(Edge(name, END, True, label if label != END else None))
                     continue
+                written.add(channel)
                 self.writers.setdefault(channel, set()).add(TriggerEdge(name, conditional, label))
                 if channel not in ripe and self._is_ripe(channel, value):
                     ripe.append(channel)
@@ -81,6 +83,9 @@ class _Play:
         if not after and self.deferred:
             released, self.deferred = self.deferred, []
             after = self._started(released)
+            for node in after:
+                if written.isdisjoint(self.nodes[node].triggers):  # it had to wait for these, whoever wrote
+                    self.edges.update(Edge(name, node, True, None) for name in now)
         return after
 
     def _is_ripe(self, channel: str, value: Any) -> bool:
@@ -196,6 +201,9 @@ def _marks(name: str, node: Any, specs: Mapping[str, Any], before: Any, after: A
     metadata = dict(node.metadata or {})
     if any(isinstance(specs.get(c), (LastValueAfterFinish, NamedBarrierValueAfterFinish)) for c in node.triggers):
         metadata["defer"] = True
+    tools = getattr(node.bound, "tools_by_name", None)
+    if isinstance(tools, Mapping):
+        metadata["__tools"] = list(tools)
     stops = [word for word, names in (("before", before), ("after", after)) if names != "*" and name in names]
     if stops:
         metadata["__interrupt"] = ",".join(stops)

@@ -701,6 +701,7 @@ class PregelLoop(LoopCore):
                 submit=weakref.WeakMethod(self._submit_work),
                 put_writes=weakref.WeakMethod(self.put_writes),
                 node_finished=self.node_finished,
+                use_astream=getattr(self, "use_astream", False),
                 node_error_handler_map=self.error_handlers,
                 **self._handler_makers(),
             )
@@ -1074,7 +1075,7 @@ class AsyncPregelLoop(PregelLoop):
 
     def new_crowd(self) -> Crowd:
         """For the calls of a plain task."""
-        return self.runner.acrowd(_weakly(self.aaccept_push))
+        return self.runner.acrowd(_weakly(self.aaccept_push), home=self.home)
 
     async def complete(self, *args: Any, **kwargs: Any) -> Any:
         """Run a task the complete way."""
@@ -1096,6 +1097,7 @@ class AsyncPregelLoop(PregelLoop):
             self._from_latest = True
         self._begin(saved)
         executor = AsyncBackgroundExecutor(self.config)
+        self.home = executor.home  # a node that runs on a thread may call tasks
         self.submit = await self.stack.enter_async_context(executor)
         self.channels, self.managed = await achannels_from_checkpoint(
             self.specs, self.checkpoint, saver=saver, config=self.checkpoint_config

@@ -91,6 +91,7 @@ class FuturesDict(dict[Any, Any]):
     ) -> None:
         super().__init__()
         self.event = event
+        event.set()  # nothing is open yet
         self.tell = callback
         self.should_stop = should_stop
         self.open = 0  # tasks that have not ended; guarded by `guard`, as are the two sets
@@ -492,7 +493,12 @@ class PregelRunner:
             crowd.disperse()
 
     def acrowd(
-        self, schedule_task: Any, retry_policy: Any = None, reraise: bool = True, get_waiter: Any = None
+        self,
+        schedule_task: Any,
+        retry_policy: Any = None,
+        reraise: bool = True,
+        get_waiter: Any = None,
+        home: Any = None,
     ) -> Crowd:
         """Nobody yet, in an asynchronous run."""
         call = partial(
@@ -501,7 +507,7 @@ class PregelRunner:
             retry_policy=retry_policy,
             schedule_task=schedule_task,
             submit=self.submit,
-            loop=asyncio.get_running_loop(),
+            loop=asyncio.get_running_loop() if home is None else home,
         )
         return Crowd(
             self,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from dynamo.langgraph._internal._config import filter_to_user_tags
+from dynamo.langgraph._internal._config import filter_to_user_tags, patch_checkpoint_map
 from dynamo.langgraph._internal._constants import (
     CONF,
     CONFIG_KEY_CHECKPOINT_NS,
@@ -130,8 +130,8 @@ def map_debug_checkpoint(
                 }
             }
     yield {
-        "config": rm_pregel_keys(config),
-        "parent_config": rm_pregel_keys(parent_config),
+        "config": rm_pregel_keys(patch_checkpoint_map(config, metadata)),
+        "parent_config": rm_pregel_keys(patch_checkpoint_map(parent_config, metadata)),
         "values": read_channels(channels, stream_channels),
         "metadata": metadata,
         "next": [task.name for task in tasks],

@@ -1,0 +1,752 @@
+"""Pregel: a graph of nodes and channels, and everything that can be asked of one.
+
+    runs        invoke, stream and their asynchronous twins     _run.py, and how they look _shape.py
+    events      stream_events(version="v3")                     _events.py
+    state       get_state, get_state_history                    _state.py
+                update_state, bulk_update_state                 _update.py
+    schemas     config_schema, get_input_schema, ...            _schemas.py
+    drawings    get_graph                                       _draw.py
+
+A graph does not change when it runs; everything of one run is in `Run` and in the loop.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from copy import copy
+from typing import TYPE_CHECKING, Any, Generic, Literal
+from warnings import warn
+
+from dynamo.langgraph._internal._config import merge_configs
+from dynamo.langgraph._internal._constants import CACHE_NS_WRITES, TASKS
+from dynamo.langgraph._internal._langchain import runnable_class
+from dynamo.langgraph._internal._names import own
+from dynamo.langgraph.channels.base import BaseChannel
+from dynamo.langgraph.channels.topic import Topic
+from dynamo.langgraph.managed.base import ManagedValueSpec
+from dynamo.langgraph.pregel._node_builder import NodeBuilder
+from dynamo.langgraph.pregel._read import PregelNode
+from dynamo.langgraph.pregel._utils import validate_timeout_supported
+from dynamo.langgraph.pregel._validate import validate_graph
+from dynamo.langgraph.pregel.protocol import PregelProtocol
+from dynamo.langgraph.runtime import RunControl
+from dynamo.langgraph.types import (
+    All,
+    CachePolicy,
+    Command,
+    Durability,
+    RetryPolicy,
+    Send,
+    StateSnapshot,
+    StateUpdate,
+    StreamMode,
+    ensure_valid_checkpointer,
+)
+from dynamo.langgraph.typing import ContextT, InputT, OutputT, StateT
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+    from langchain_core.runnables.graph import Graph
+    from langgraph.cache.base import BaseCache
+    from langgraph.checkpoint.base import Checkpoint
+    from langgraph.store.base import BaseStore
+    from pydantic import BaseModel
+    from typing_extensions import Self
+
+    from dynamo.langgraph.types import Checkpointer
+
+__all__ = ("NodeBuilder", "Pregel")
+
+
+def _discourage(old: str, new: str) -> None:
+    from dynamo.langgraph.warnings import LangGraphDeprecatedSinceV10
+
+    warn(
+        f"`{old}` is deprecated and will be removed. Please use `{new}` instead.",
+        LangGraphDeprecatedSinceV10,
+        stacklevel=4,
+    )
+
+
+def _durability(durability: Durability | None, old: dict[str, Any]) -> Durability | None:
+    """The durability that a caller asks for, in today's words or in those of older versions."""
+    during = old.get("checkpoint_during")
+    if during is None:
+        return durability
+    _discourage("checkpoint_during", "durability")
+    if durability is not None:
+        raise ValueError(
+            "Cannot use both `checkpoint_during` and `durability` parameters. Please use `durability` instead."
+        )
+    return "async" if during else "exit"
+
+
+class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, ContextT, InputT, OutputT]):
+    """A graph that can be run: nodes that are started by channels and write to channels, superstep by superstep.
+
+    `StateGraph.compile` and `entrypoint` make one; by hand it is made of `NodeBuilder` nodes and channels.
+
+    Attributes
+    ----------
+    nodes, channels : by name
+    input_channels, output_channels : where input goes, and what a run gives
+    stream_channels : what streams and snapshots show; all channels if it is None
+    stream_mode : the mode of `stream` for which none is named
+    stream_eager : show things while a superstep runs, whatever the mode
+    interrupt_before_nodes, interrupt_after_nodes : where every run stops, or "*"
+    step_timeout : seconds that a superstep may take
+    debug : print what happens in every run
+    checkpointer, store, cache : where runs save; see `StateGraph.compile`
+    retry_policy, cache_policy : for nodes without their own
+    context_schema : what the context of a run has to look like
+    config : merged into the config of every run
+    trigger_to_nodes : which nodes a channel starts
+    node_error_handler_map : which node takes care of the failure of another
+    name : of its runs, and as a subgraph
+    """
+
+    nodes: dict[str, PregelNode]
+    channels: dict[str, BaseChannel[Any, Any, Any] | ManagedValueSpec]
+    stream_mode: StreamMode = "values"
+    stream_eager: bool = False
+    output_channels: str | Sequence[str]
+    stream_channels: str | Sequence[str] | None = None
+    interrupt_after_nodes: All | Sequence[str]
+    interrupt_before_nodes: All | Sequence[str]
+    input_channels: str | Sequence[str]
+    step_timeout: float | None = None
+    debug: bool
+    checkpointer: "Checkpointer" = None
+    store: "BaseStore | None" = None
+    cache: "BaseCache[Any] | None" = None
+    retry_policy: Sequence[RetryPolicy] = ()
+    cache_policy: CachePolicy[Any] | None = None
+    context_schema: type[ContextT] | None = None
+    config: "RunnableConfig | None" = None
+    name: str = "LangGraph"
+    trigger_to_nodes: Mapping[str, Sequence[str]]
+    node_error_handler_map: Mapping[str, str]
+    _output_mapper: Callable[[Any], Any] | None = None
+    _state_mapper: Callable[[Any], Any] | None = None
+    _serde_allowlist: set[tuple[str, ...]] | None = None
+
+    def __init__(
+        self,
+        *,
+        nodes: dict[str, PregelNode | NodeBuilder],
+        channels: dict[str, BaseChannel[Any, Any, Any] | ManagedValueSpec] | None,
+        auto_validate: bool = True,
+        stream_mode: StreamMode = "values",
+        stream_eager: bool = False,
+        output_channels: str | Sequence[str],
+        stream_channels: str | Sequence[str] | None = None,
+        interrupt_after_nodes: All | Sequence[str] = (),
+        interrupt_before_nodes: All | Sequence[str] = (),
+        input_channels: str | Sequence[str],
+        step_timeout: float | None = None,
+        debug: bool | None = None,
+        checkpointer: "Checkpointer" = None,
+        store: "BaseStore | None" = None,
+        cache: "BaseCache[Any] | None" = None,
+        retry_policy: RetryPolicy | Sequence[RetryPolicy] = (),
+        cache_policy: CachePolicy[Any] | None = None,
+        context_schema: type[ContextT] | None = None,
+        config: "RunnableConfig | None" = None,
+        trigger_to_nodes: Mapping[str, Sequence[str]] | None = None,
+        node_error_handler_map: Mapping[str, str] | None = None,
+        name: str = "LangGraph",
+        stream_transformers: Sequence[Callable[[tuple[str, ...]], Any]] | None = None,
+        **deprecated_kwargs: Any,
+    ) -> None:
+        if context_schema is None and deprecated_kwargs.get("config_type") is not None:
+            _discourage("config_type", "context_schema")
+            context_schema = deprecated_kwargs["config_type"]
+        tasks = (channels or {}).get(TASKS)
+        if tasks is not None and not isinstance(tasks, Topic):
+            raise ValueError(f"Channel '{TASKS}' is reserved and cannot be used in the graph.")
+        # what it is made of
+        self.nodes = {key: node.build() if isinstance(node, NodeBuilder) else node for key, node in nodes.items()}
+        self.channels = {**(channels or {}), TASKS: tasks or Topic(Send, accumulate=False)}
+        self.input_channels, self.output_channels, self.stream_channels = (
+            input_channels,
+            output_channels,
+            stream_channels,
+        )
+        self.trigger_to_nodes = trigger_to_nodes or {}
+        self.node_error_handler_map = node_error_handler_map or {}
+        # how it runs
+        self.interrupt_before_nodes, self.interrupt_after_nodes = interrupt_before_nodes, interrupt_after_nodes
+        self.retry_policy = (retry_policy,) if isinstance(retry_policy, RetryPolicy) else retry_policy
+        self.cache_policy, self.step_timeout = cache_policy, step_timeout
+        self.checkpointer, self.store, self.cache = ensure_valid_checkpointer(checkpointer), store, cache
+        self.context_schema, self.config = context_schema, config
+        # how it is seen
+        self.stream_mode, self.stream_eager, self.name = stream_mode, stream_eager, name
+        self.stream_transformers = tuple(stream_transformers or ())
+        self.debug = _debug_by_default() if debug is None else debug
+        if auto_validate:
+            self.validate()
+
+    # ---------------------------------------------------------------- the graph itself
+    def validate(self) -> "Self":
+        """Refuse a graph that cannot run, and find out which channels start which nodes."""
+        managed = {name: spec for name, spec in self.channels.items() if not isinstance(spec, BaseChannel)}
+        validate_graph(
+            self.nodes,
+            {name: channel for name, channel in self.channels.items() if isinstance(channel, BaseChannel)},
+            managed,
+            self.input_channels,
+            self.output_channels,
+            self.stream_channels,
+            self.interrupt_after_nodes,
+            self.interrupt_before_nodes,
+        )
+        starts: dict[str, list[str]] = {}
+        for name, node in self.nodes.items():
+            if node.timeout is not None and node.node is not None:
+                validate_timeout_supported(node.node, name=name)
+            for channel in node.triggers:
+                starts.setdefault(channel, []).append(name)
+        self.trigger_to_nodes = starts
+        return self
+
+    def copy(self, update: dict[str, Any] | None = None) -> "Self":
+        """Another graph with the same nodes and channels, and some attributes replaced."""
+        twin = copy(self)
+        for name, value in (update or {}).items():
+            if hasattr(self, name):
+                setattr(twin, name, value)
+        return twin
+
+    def with_config(self, config: "RunnableConfig | None" = None, **kwargs: Any) -> "Self":
+        """The same graph, with this merged into the config of every run."""
+        more: Any = kwargs
+        return self.copy({"config": merge_configs(self.config, config, more)})
+
+    def get_subgraphs(
+        self, *, namespace: str | None = None, recurse: bool = False
+    ) -> "Iterator[tuple[str, PregelProtocol[Any, Any, Any, Any]]]":
+        """The graphs in nodes, by namespace.
+
+        Parameters
+        ----------
+        namespace : only the one with this namespace, ``node`` or ``node|inner node``
+        recurse : also those in these graphs
+        """
+        for name, node in self.nodes.items():
+            rest = None
+            if namespace is not None:
+                head, _, rest = namespace.partition("|")
+                if head != name:
+                    continue
+            graph = next(iter(node.subgraphs), None)
+            if graph is None:
+                continue
+            if not rest:
+                yield name, graph
+                if namespace is not None:
+                    return
+            if recurse and isinstance(graph, Pregel):
+                for inner, found in graph.get_subgraphs(namespace=rest or None, recurse=True):
+                    yield f"{name}|{inner}", found
+
+    async def aget_subgraphs(
+        self, *, namespace: str | None = None, recurse: bool = False
+    ) -> "AsyncIterator[tuple[str, PregelProtocol[Any, Any, Any, Any]]]":
+        """`get_subgraphs` for asynchronous callers."""
+        for found in self.get_subgraphs(namespace=namespace, recurse=recurse):
+            yield found
+
+    @property
+    def stream_channels_list(self) -> Sequence[str]:
+        """The names of the channels that streams show."""
+        shown = self.stream_channels_asis
+        return [shown] if isinstance(shown, str) else shown
+
+    @property
+    def stream_channels_asis(self) -> str | Sequence[str]:
+        """The same; a single name if only its value is shown."""
+        if self.stream_channels:
+            return self.stream_channels
+        return [name for name, channel in self.channels.items() if isinstance(channel, BaseChannel)]
+
+    def _migrate_checkpoint(self, checkpoint: "Checkpoint") -> None:
+        """Bring a checkpoint of an older version into today's form, in place.
+
+        Before version 4 packets that wait were kept beside the channels.
+        """
+        if checkpoint["v"] < 4 and checkpoint.get("pending_sends"):
+            waiting: Any = checkpoint.pop("pending_sends")  # type: ignore[typeddict-item]
+            versions: Any = checkpoint["channel_versions"]
+            checkpoint["channel_values"][TASKS] = waiting
+            if versions:
+                versions[TASKS] = max(versions.values())
+
+    def clear_cache(self, nodes: Sequence[str] | None = None) -> None:
+        """Forget the cached results of these nodes, or of all."""
+        self._cache().clear(self._cached(nodes))
+
+    async def aclear_cache(self, nodes: Sequence[str] | None = None) -> None:
+        """`clear_cache` for asynchronous callers."""
+        await self._cache().aclear(self._cached(nodes))
+
+    def _cache(self) -> Any:
+        if not self.cache:
+            raise ValueError("No cache is set for this graph. Cannot clear cache.")
+        return self.cache
+
+    def _cached(self, nodes: Sequence[str] | None) -> list[tuple[str, ...]]:
+        from dynamo.langgraph.pregel._call import identifier
+
+        names = self.nodes if nodes is None else nodes
+        return [
+            (CACHE_NS_WRITES, identifier(self.nodes[name].bound) or "__dynamic__", name)
+            for name in names
+            if name in self.nodes
+        ]
+
+    # ---------------------------------------------------------------- drawings
+    def get_graph(self, config: "RunnableConfig | None" = None, *, xray: int | bool = False) -> "Graph":
+        """The drawing of the graph.
+
+        Parameters
+        ----------
+        xray : draw the graphs in nodes too; a number says how deep
+        """
+        inner: dict[str, Graph] = {}
+        for name, graph in self.get_subgraphs() if xray else ():
+            inner[name] = graph.get_graph(config, xray=_deeper(xray))
+        return self._drawing(config, inner)
+
+    async def aget_graph(self, config: "RunnableConfig | None" = None, *, xray: int | bool = False) -> "Graph":
+        """`get_graph` for asynchronous callers; graphs on servers are asked for theirs."""
+        inner: dict[str, Graph] = {}
+        for name, graph in self.get_subgraphs() if xray else ():
+            inner[name] = await graph.aget_graph(config, xray=_deeper(xray))
+        return self._drawing(config, inner)
+
+    def _drawing(self, config: Any, inner: "dict[str, Graph]") -> "Graph":
+        from dynamo.langgraph.pregel._draw import draw_graph
+
+        same = ("input_channels", "interrupt_after_nodes", "interrupt_before_nodes", "trigger_to_nodes", "checkpointer")
+        parts: dict[str, Any] = {name: getattr(self, name) for name in ("nodes", *same)}
+        return draw_graph(merge_configs(self.config, config), specs=self.channels, subgraphs=inner, **parts)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        """For notebooks: the drawing as a diagram that the notebook renders itself."""
+        return {"text/plain": repr(self), "text/vnd.mermaid": self.get_graph().draw_mermaid()}
+
+    # ---------------------------------------------------------------- schemas
+    def config_schema(self, *, include: Sequence[str] | None = None) -> "type[BaseModel]":
+        """A model of configs; discouraged, see `get_context_jsonschema`."""
+        self._discourage_schema("`config_schema` is deprecated. Use `get_context_jsonschema` for the relevant schema")
+        from dynamo.langgraph.pregel import _schemas
+
+        return _schemas.config_model(self, include)
+
+    def get_config_jsonschema(self, *, include: Sequence[str] | None = None) -> dict[str, Any]:
+        """The JSON schema of configs; discouraged."""
+        self._discourage_schema("`get_config_jsonschema` is deprecated. Use `get_context_jsonschema`")
+        from dynamo.langgraph.pregel import _schemas
+
+        return _schemas.config_model(self, include).model_json_schema()
+
+    @staticmethod
+    def _discourage_schema(text: str) -> None:
+        from dynamo.langgraph.warnings import LangGraphDeprecatedSinceV10
+
+        warn(f"{text} instead.", LangGraphDeprecatedSinceV10, stacklevel=3)
+
+    def get_context_jsonschema(self) -> dict[str, Any] | None:
+        """The JSON schema of the context, or None."""
+        from dynamo.langgraph.pregel import _schemas
+
+        return _schemas.context_schema(self.context_schema)
+
+    @property
+    def InputType(self) -> Any:
+        """The type of the input, if it goes to one channel."""
+        if isinstance(self.input_channels, str):
+            channel = self.channels[self.input_channels]
+            if isinstance(channel, BaseChannel):
+                return channel.UpdateType
+        return None
+
+    @property
+    def OutputType(self) -> Any:
+        """The type of the output, if it is the value of one channel."""
+        if isinstance(self.output_channels, str):
+            channel = self.channels[self.output_channels]
+            if isinstance(channel, BaseChannel):
+                return channel.ValueType
+        return None
+
+    def get_input_schema(self, config: "RunnableConfig | None" = None) -> "type[BaseModel]":
+        """A model of the input."""
+        if isinstance(self.input_channels, str):
+            return runnable_class().get_input_schema(self, merge_configs(self.config, config))  # type: ignore[no-any-return]
+        from dynamo.langgraph.pregel import _schemas
+
+        return _schemas.channels_model(self, "Input", self.input_channels, "UpdateType")
+
+    def get_input_jsonschema(self, config: "RunnableConfig | None" = None) -> dict[str, Any]:
+        """The JSON schema of the input."""
+        return self.get_input_schema(config).model_json_schema()
+
+    def get_output_schema(self, config: "RunnableConfig | None" = None) -> "type[BaseModel]":
+        """A model of the output."""
+        if isinstance(self.output_channels, str):
+            return runnable_class().get_output_schema(self, merge_configs(self.config, config))  # type: ignore[no-any-return]
+        from dynamo.langgraph.pregel import _schemas
+
+        return _schemas.channels_model(self, "Output", self.output_channels, "ValueType")
+
+    def get_output_jsonschema(self, config: "RunnableConfig | None" = None) -> dict[str, Any]:
+        """The JSON schema of the output."""
+        return self.get_output_schema(config).model_json_schema()
+
+    # ---------------------------------------------------------------- state
+    def get_state(self, config: "RunnableConfig", *, subgraphs: bool = False) -> StateSnapshot:
+        """The state of a thread, or of one of its checkpoints.
+
+        Parameters
+        ----------
+        subgraphs : also the states of the graphs that run in nodes, instead of configs to ask for them
+        """
+        from dynamo.langgraph.pregel import _state
+
+        return _state.play(_state.read(self, config, subgraphs))  # type: ignore[no-any-return]
+
+    async def aget_state(self, config: "RunnableConfig", *, subgraphs: bool = False) -> StateSnapshot:
+        """`get_state` for asynchronous savers."""
+        from dynamo.langgraph.pregel import _state
+
+        return await _state.aplay(_state.read(self, config, subgraphs))  # type: ignore[no-any-return]
+
+    def get_state_history(
+        self,
+        config: "RunnableConfig",
+        *,
+        filter: dict[str, Any] | None = None,
+        before: "RunnableConfig | None" = None,
+        limit: int | None = None,
+    ) -> Iterator[StateSnapshot]:
+        """The states of a thread, the latest first.
+
+        Parameters
+        ----------
+        filter : what the metadata has to say
+        before : only those before this checkpoint
+        limit : how many
+        """
+        from dynamo.langgraph.pregel import _state
+
+        yield from _state.history(self, config, {"filter": filter, "before": before, "limit": limit})
+
+    async def aget_state_history(
+        self,
+        config: "RunnableConfig",
+        *,
+        filter: dict[str, Any] | None = None,
+        before: "RunnableConfig | None" = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[StateSnapshot]:
+        """`get_state_history` for asynchronous savers."""
+        from dynamo.langgraph.pregel import _state
+
+        async for state in _state.ahistory(self, config, {"filter": filter, "before": before, "limit": limit}):
+            yield state
+
+    def bulk_update_state(
+        self, config: "RunnableConfig", supersteps: Sequence[Sequence[StateUpdate]]
+    ) -> "RunnableConfig":
+        """Apply updates, each list of them as a superstep; returns the config of the last checkpoint."""
+        from dynamo.langgraph.pregel import _state, _update
+
+        return _state.play(_update.update(self, config, supersteps))  # type: ignore[no-any-return]
+
+    async def abulk_update_state(
+        self, config: "RunnableConfig", supersteps: Sequence[Sequence[StateUpdate]]
+    ) -> "RunnableConfig":
+        """`bulk_update_state` for asynchronous savers."""
+        from dynamo.langgraph.pregel import _state, _update
+
+        return await _state.aplay(_update.update(self, config, supersteps))  # type: ignore[no-any-return]
+
+    def update_state(
+        self,
+        config: "RunnableConfig",
+        values: dict[str, Any] | Any | None,
+        as_node: str | None = None,
+        task_id: str | None = None,
+    ) -> "RunnableConfig":
+        """Change the state of a thread as if a node had written; returns the config of the new checkpoint.
+
+        Parameters
+        ----------
+        values : what the node is to have returned
+        as_node : the node; without it the one that wrote last, if that is clear
+        task_id : the task that it is to have been
+        """
+        return self.bulk_update_state(config, [[StateUpdate(values, as_node, task_id)]])
+
+    async def aupdate_state(
+        self,
+        config: "RunnableConfig",
+        values: dict[str, Any] | Any,
+        as_node: str | None = None,
+        task_id: str | None = None,
+    ) -> "RunnableConfig":
+        """`update_state` for asynchronous savers."""
+        return await self.abulk_update_state(config, [[StateUpdate(values, as_node, task_id)]])
+
+    # ---------------------------------------------------------------- runs
+    def invoke(
+        self,
+        input: InputT | Command[Any] | None,
+        config: "RunnableConfig | None" = None,
+        *,
+        context: ContextT | None = None,
+        stream_mode: StreamMode = "values",
+        print_mode: StreamMode | Sequence[StreamMode] = (),
+        output_keys: str | Sequence[str] | None = None,
+        interrupt_before: All | Sequence[str] | None = None,
+        interrupt_after: All | Sequence[str] | None = None,
+        durability: Durability | None = None,
+        control: RunControl | None = None,
+        version: Literal["v1", "v2"] = "v1",
+        **kwargs: Any,
+    ) -> dict[str, Any] | Any:
+        """Run the graph, and give its output; the arguments are those of `stream`.
+
+        Returns
+        -------
+        The values of the output channels, with the interrupts that wait under ``__interrupt__``; a `GraphOutput` for
+        version "v2"; a list of what was shown for other modes than "values".
+        """
+        from dynamo.langgraph.pregel import _run
+
+        return _run.invoke(
+            _run.Run(
+                self,
+                input,
+                config,
+                in_loop=False,
+                stream_mode=stream_mode,
+                print_mode=print_mode,
+                context=context,
+                output_keys=self.output_channels if output_keys is None else output_keys,
+                interrupt_before=interrupt_before,
+                interrupt_after=interrupt_after,
+                durability=_durability(durability, kwargs),
+                control=control,
+                debug=kwargs.get("debug"),
+                subgraphs=kwargs.get("subgraphs", False),
+                version=version,
+            )
+        )
+
+    async def ainvoke(
+        self,
+        input: InputT | Command[Any] | None,
+        config: "RunnableConfig | None" = None,
+        *,
+        context: ContextT | None = None,
+        stream_mode: StreamMode = "values",
+        print_mode: StreamMode | Sequence[StreamMode] = (),
+        output_keys: str | Sequence[str] | None = None,
+        interrupt_before: All | Sequence[str] | None = None,
+        interrupt_after: All | Sequence[str] | None = None,
+        durability: Durability | None = None,
+        control: RunControl | None = None,
+        version: Literal["v1", "v2"] = "v1",
+        **kwargs: Any,
+    ) -> dict[str, Any] | Any:
+        """`invoke` in an event loop."""
+        from dynamo.langgraph.pregel import _run
+
+        return await _run.ainvoke(
+            _run.Run(
+                self,
+                input,
+                config,
+                in_loop=True,
+                stream_mode=stream_mode,
+                print_mode=print_mode,
+                context=context,
+                output_keys=self.output_channels if output_keys is None else output_keys,
+                interrupt_before=interrupt_before,
+                interrupt_after=interrupt_after,
+                durability=_durability(durability, kwargs),
+                control=control,
+                debug=kwargs.get("debug"),
+                subgraphs=kwargs.get("subgraphs", False),
+                version=version,
+            )
+        )
+
+    def stream(
+        self,
+        input: InputT | Command[Any] | None,
+        config: "RunnableConfig | None" = None,
+        *,
+        context: ContextT | None = None,
+        stream_mode: StreamMode | Sequence[StreamMode] | None = None,
+        print_mode: StreamMode | Sequence[StreamMode] = (),
+        output_keys: str | Sequence[str] | None = None,
+        interrupt_before: All | Sequence[str] | None = None,
+        interrupt_after: All | Sequence[str] | None = None,
+        durability: Durability | None = None,
+        control: RunControl | None = None,
+        subgraphs: bool = False,
+        debug: bool | None = None,
+        version: Literal["v1", "v2"] = "v1",
+        **kwargs: Any,
+    ) -> Iterator[dict[str, Any] | Any]:
+        """Run the graph, and show what happens on the way.
+
+        Parameters
+        ----------
+        input : for the input channels; a `Command`; None to go on where the thread stopped
+        config : thread, callbacks, tags, recursion limit ...
+        context : for the nodes, see `Runtime`
+        stream_mode : what to show, one mode or several: "values", "updates", "messages", "custom", "tasks",
+            "checkpoints", "debug"
+        print_mode : what to print
+        output_keys : of which channels; default all that the graph shows
+        interrupt_before, interrupt_after : nodes at which to stop, or "*"
+        durability : save checkpoints beside the next step ("async", the default), before it ("sync"), or when the run
+            ends ("exit")
+        control : with which to stop it from outside
+        subgraphs : show what happens in the graphs in nodes too, each with its namespace
+        debug : print updates and values
+        version : "v2" for typed parts
+
+        Yields
+        ------
+        See the table in ``_shape.py``.
+        """
+        from dynamo.langgraph.pregel import _run
+
+        yield from _run.stream(
+            _run.Run(
+                self,
+                input,
+                config,
+                in_loop=False,
+                stream_mode=_run.default_mode(self, config) if stream_mode is None else stream_mode,
+                print_mode=print_mode,
+                context=context,
+                output_keys=output_keys,
+                interrupt_before=interrupt_before,
+                interrupt_after=interrupt_after,
+                durability=_durability(durability, kwargs),
+                control=control,
+                subgraphs=subgraphs,
+                debug=debug,
+                version=version,
+            )
+        )
+
+    async def astream(
+        self,
+        input: InputT | Command[Any] | None,
+        config: "RunnableConfig | None" = None,
+        *,
+        context: ContextT | None = None,
+        stream_mode: StreamMode | Sequence[StreamMode] | None = None,
+        print_mode: StreamMode | Sequence[StreamMode] = (),
+        output_keys: str | Sequence[str] | None = None,
+        interrupt_before: All | Sequence[str] | None = None,
+        interrupt_after: All | Sequence[str] | None = None,
+        durability: Durability | None = None,
+        control: RunControl | None = None,
+        subgraphs: bool = False,
+        debug: bool | None = None,
+        version: Literal["v1", "v2"] = "v1",
+        **kwargs: Any,
+    ) -> AsyncIterator[dict[str, Any] | Any]:
+        """`stream` in an event loop."""
+        from dynamo.langgraph.pregel import _run
+
+        shown: Any = _run.astream(
+            _run.Run(
+                self,
+                input,
+                config,
+                in_loop=True,
+                stream_mode=_run.default_mode(self, config) if stream_mode is None else stream_mode,
+                print_mode=print_mode,
+                context=context,
+                output_keys=output_keys,
+                interrupt_before=interrupt_before,
+                interrupt_after=interrupt_after,
+                durability=_durability(durability, kwargs),
+                control=control,
+                subgraphs=subgraphs,
+                debug=debug,
+                version=version,
+            )
+        )
+        try:
+            async for one in shown:
+                yield one
+        finally:
+            await shown.aclose()
+
+    # ---------------------------------------------------------------- events
+    def stream_events(
+        self,
+        input: InputT | Command[Any] | None,
+        config: "RunnableConfig | None" = None,
+        *,
+        version: Literal["v1", "v2", "v3"] = "v2",
+        transformers: Sequence[Callable[[tuple[str, ...]], Any]] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The run as a `GraphRunStream`, for version "v3"; the older versions are asynchronous only."""
+        if version != "v3":
+            raise NotImplementedError(
+                f"stream_events(version={version!r}) is not supported. Use astream_events() for v1/v2, or "
+                "stream_events(version='v3')."
+            )
+        from dynamo.langgraph.pregel import _events
+
+        return _events.run_stream(self, input, config, transformers, kwargs)
+
+    def astream_events(
+        self,
+        input: InputT | Command[Any] | None,
+        config: "RunnableConfig | None" = None,
+        *,
+        version: Literal["v1", "v2", "v3"] = "v2",
+        transformers: Sequence[Callable[[tuple[str, ...]], Any]] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Version "v3": a coroutine whose result is an `AsyncGraphRunStream`; else langchain-core's events."""
+        if version == "v3":
+            from dynamo.langgraph.pregel import _events
+
+            return _events.arun_stream(self, input, config, transformers, kwargs)
+        return runnable_class().astream_events(self, input, config, version=version, **kwargs)
+
+
+def _deeper(xray: int | bool) -> int | bool:
+    """How deep to look into a graph in a node."""
+    return xray if isinstance(xray, bool) else xray - 1
+
+
+def _debug_by_default() -> bool:
+    """Whether langchain-core's debug mode is on."""
+    from dynamo.langgraph._internal._langchain import loaded
+
+    return bool(loaded("langchain_core.globals", "_debug"))
+
+
+def __getattr__(name: str) -> Any:
+    if name == "_normalize_stream_transformer_factories":
+        from dynamo.langgraph.pregel._events import factories_of
+
+        return factories_of
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+own(globals())
