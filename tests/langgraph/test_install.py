@@ -79,6 +79,29 @@ def test_savers_are_those_of_their_distribution_under_both_names():
     assert status == 0 and "dynamo[langgraph]" in text, text
 
 
+def test_an_interrupted_run_resumes_without_install():
+    status, text = run("""
+        import operator
+        from typing import Annotated, TypedDict
+        from dynamo.langgraph.checkpoint.memory import InMemorySaver
+        from dynamo.langgraph.graph import END, START, StateGraph
+        from dynamo.langgraph.types import Command, interrupt
+
+        class State(TypedDict):
+            log: Annotated[list, operator.add]
+
+        graph = StateGraph(State)
+        graph.add_node("ask", lambda state: {"log": [interrupt("go on?")]})
+        graph.add_edge(START, "ask")
+        graph.add_edge("ask", END)
+        app, config = graph.compile(checkpointer=InMemorySaver()), {"configurable": {"thread_id": "1"}}
+        print(app.invoke({"log": []}, config)["__interrupt__"][0].value)
+        assert app.get_state(config).next == ("ask",)
+        assert app.invoke(Command(resume="yes"), config) == {"log": ["yes"]}
+    """)
+    assert status == 0 and text.strip() == "go on?", text
+
+
 def test_a_program_runs_unchanged(tmp_path):
     script = tmp_path / "program.py"
     script.write_text(

@@ -226,7 +226,7 @@ class entrypoint(WithDefaults, Generic[ContextT]):
             **shown,
             **options,
             stream_eager=True,
-            **{"stream_mode": "updates"},
+            stream_mode="updates",
         )
 
 

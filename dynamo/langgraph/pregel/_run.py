@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from dynamo.langgraph._install import install_if_free
 from dynamo.langgraph._internal._config import (
     ensure_config,
     get_async_callback_manager_for_config,
@@ -61,6 +62,8 @@ _PLACES = "thread_id, checkpoint_ns, checkpoint_id"
 # ------------------------------------------------------------------ what a run is told
 def checkpointer_for(graph: Pregel[Any, Any, Any, Any], conf: Any) -> Any:
     """The saver of a run: the graph's own, that of the graph around it, or None."""
+    if graph.checkpointer:
+        install_if_free()  # a saver makes its objects from langgraph.types
     if graph.checkpointer is False:
         return None
     if CONFIG_KEY_CHECKPOINTER in conf:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dynamo.langgraph._install import install_if_free
 from dynamo.langgraph._internal._config import (
     merge_configs,
     patch_checkpoint_map,
@@ -94,6 +95,7 @@ def saver_of(graph: Pregel[Any, Any, Any, Any], config: Any) -> Any:
         raise RuntimeError("checkpointer=True cannot be used for root graphs.")
     if not saver:
         raise ValueError("No checkpointer set")
+    install_if_free()  # a saver makes its objects from langgraph.types
     return apply_checkpointer_allowlist(saver, graph._serde_allowlist)
 
 
