@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dynamo.langgraph._internal._config import patch_configurable
-from dynamo.langgraph._internal._constants import CONFIG_KEY_STREAM_MESSAGES_V2
+from dynamo.langgraph._internal._config import ensure_config, patch_configurable
+from dynamo.langgraph._internal._constants import CONF, CONFIG_KEY_CHECKPOINT_NS, CONFIG_KEY_STREAM_MESSAGES_V2, NS_SEP
 from dynamo.langgraph._internal._names import own
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def factories_of(specs: Sequence[Factory] | None) -> list[Factory]:
     return list(specs or ())
 
 
-def _mux(graph: Pregel[Any, Any, Any, Any], more: Sequence[Factory] | None, in_loop: bool) -> Any:
+def _mux(graph: Pregel[Any, Any, Any, Any], config: Any, more: Sequence[Factory] | None, in_loop: bool) -> Any:
     from dynamo.langgraph.stream import transformers  # type: ignore[import-not-found,unused-ignore]
     from dynamo.langgraph.stream._mux import StreamMux  # type: ignore[import-not-found,unused-ignore]
 
@@ -56,14 +56,18 @@ def _mux(graph: Pregel[Any, Any, Any, Any], more: Sequence[Factory] | None, in_l
         transformers.LifecycleTransformer,
         transformers.SubgraphTransformer,
     ]
+    ns = ensure_config(graph.config, config)[CONF].get(CONFIG_KEY_CHECKPOINT_NS)
     return StreamMux(
-        factories=[*native, *factories_of(graph.stream_transformers), *factories_of(more)], is_async=in_loop
+        factories=[*native, *factories_of(graph.stream_transformers), *factories_of(more)],
+        is_async=in_loop,
+        scope=tuple(ns.split(NS_SEP)) if ns else (),
     )
 
 
 def _options(mux: Any, config: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     modes = {mode for transformer in mux._transformers for mode in transformer.required_stream_modes}
     config = patch_configurable(config, {CONFIG_KEY_STREAM_MESSAGES_V2: True})
+    options = {"interrupt_before": None, "interrupt_after": None, "control": None, **options}
     return config, {**options, "stream_mode": sorted(modes), "subgraphs": True, "version": "v2"}
 
 
@@ -72,7 +76,7 @@ def run_stream(graph: Pregel[Any, Any, Any, Any], input: Any, config: Any, trans
     from dynamo.langgraph.stream.run_stream import GraphRunStream  # type: ignore[import-not-found,unused-ignore]
 
     refuse_fixed(options)
-    mux = _mux(graph, transformers, False)
+    mux = _mux(graph, config, transformers, False)
     config, options = _options(mux, config, options)
     return GraphRunStream(iter(graph.stream(input, config, **options)), mux)
 
@@ -84,7 +88,7 @@ async def arun_stream(
     from dynamo.langgraph.stream.run_stream import AsyncGraphRunStream  # type: ignore[import-not-found,unused-ignore]
 
     refuse_fixed(options)
-    mux = _mux(graph, transformers, True)
+    mux = _mux(graph, config, transformers, True)
     config, options = _options(mux, config, options)
     return AsyncGraphRunStream(aiter(graph.astream(input, config, **options)), mux)
 

@@ -247,7 +247,13 @@ class Run:
             from dynamo.langgraph.pregel._tools import StreamToolCallHandler
 
             self.handlers.append(StreamToolCallHandler(self.push, self.subgraphs))
-        others = [handler for handler in _handlers(callbacks) if _shows_one_graph(handler)]
+        pieces = any(type(handler).__name__ == "StreamMessagesHandler" for handler in self.handlers)
+
+        def foreign(handler: Any) -> bool:
+            return _shows_one_graph(handler) or (pieces and type(handler).__name__ == "StreamMessagesHandlerV2")
+
+        # A model streams events as soon as one handler wants them, and then no pieces of messages.
+        others = [handler for handler in _handlers(callbacks) if foreign(handler)]
         if len(others) == len(_handlers(callbacks)) and not self.handlers and not tracing():
             if others:
                 self.config["callbacks"] = None
@@ -256,8 +262,8 @@ class Run:
         manager: Any = make(self.config)
         if others:
             manager = manager.copy()
-            manager.handlers = [one for one in manager.handlers if not _shows_one_graph(one)]
-            manager.inheritable_handlers = [one for one in manager.inheritable_handlers if not _shows_one_graph(one)]
+            manager.handlers = [one for one in manager.handlers if not foreign(one)]
+            manager.inheritable_handlers = [one for one in manager.inheritable_handlers if not foreign(one)]
         if "ls_integration" not in manager.metadata:
             manager.add_metadata({"ls_integration": "langgraph"})
         return manager

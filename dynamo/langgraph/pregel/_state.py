@@ -90,7 +90,9 @@ async def aplay(script: Script) -> Any:
 # ------------------------------------------------------------------ whose state
 def saver_of(graph: Pregel[Any, Any, Any, Any], config: Any) -> Any:
     """The saver that has the state a config names."""
-    saver = (config.get(CONF) or {}).get(CONFIG_KEY_CHECKPOINTER, graph.checkpointer)
+    saver = graph.checkpointer
+    if saver is not False:  # that one never has any, whoever asks
+        saver = (config.get(CONF) or {}).get(CONFIG_KEY_CHECKPOINTER, saver)
     if saver is True:
         raise RuntimeError("checkpointer=True cannot be used for root graphs.")
     if not saver:
@@ -125,7 +127,10 @@ def own_config(graph: Graph, config: Any) -> Any:
     conf = config[CONF]
     changes: dict[str, Any] = {}
     if graph.checkpointer is True and conf.get(CONFIG_KEY_CHECKPOINT_NS):
-        changes[CONFIG_KEY_CHECKPOINT_NS] = recast_checkpoint_ns(conf[CONFIG_KEY_CHECKPOINT_NS])
+        ns = conf[CONFIG_KEY_CHECKPOINT_NS]
+        nth = ns.rpartition(NS_SEP)[2]  # of several calls in one task, all but the first have a number
+        kept = f"{NS_SEP}{nth}" if nth.isdigit() else ""
+        changes[CONFIG_KEY_CHECKPOINT_NS] = recast_checkpoint_ns(ns) + kept
     thread = conf.get(CONFIG_KEY_THREAD_ID)
     if thread is not None and not isinstance(thread, str):
         changes[CONFIG_KEY_THREAD_ID] = str(thread)
