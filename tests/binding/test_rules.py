@@ -242,7 +242,7 @@ print(len(made))
 """
 
 
-@pytest.mark.skipif("TSAN_OPTIONS" in os.environ, reason="the thread sanitizer hangs in a child of a process with threads")
+@pytest.mark.skipif("TSAN_OPTIONS" in os.environ, reason="it cannot follow a fork beside threads")
 def test_a_forked_child_may_look_and_drop_and_the_interpreter_may_exit_with_all_of_them_alive(tmp_path):
     done = run(EXIT.format(root=str(ROOT)), cwd=tmp_path)
     assert done.returncode == 0 and int(done.stdout) >= 30, done.stdout + done.stderr
