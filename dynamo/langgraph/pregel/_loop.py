@@ -54,7 +54,6 @@ from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._replay import ReplayState
 from dynamo.langgraph._internal._scratchpad import PregelScratchpad
 from dynamo.langgraph._internal._typing import MISSING
-from dynamo.langgraph.callbacks import GraphInterruptEvent, GraphResumeEvent
 from dynamo.langgraph.channels.binop import _get_overwrite
 from dynamo.langgraph.channels.delta import DeltaChannel
 from dynamo.langgraph.channels.untracked_value import UntrackedValue
@@ -413,8 +412,8 @@ class PregelLoop(LoopCore):
                 self.config, {CONFIG_KEY_RESUMING: resuming, CONFIG_KEY_REPLAY_STATE: replay}
             )
         self.status = "pending"
-        if resuming and self.events is not None:
-            self._event(GraphResumeEvent)
+        if resuming:
+            self._event("GraphResumeEvent")
         return updated
 
     def _note_loaded(self, gives_back: bool) -> None:
@@ -856,8 +855,7 @@ class PregelLoop(LoopCore):
         return not self.is_nested or error is not None or not any(NS_END in part for part in self.checkpoint_ns)
 
     def _show_stop(self, interrupts: tuple[Any, ...]) -> None:
-        if self.events is not None:
-            self._event(GraphInterruptEvent, interrupts=interrupts)
+        self._event("GraphInterruptEvent", interrupts=interrupts)
         tasks = list(self.tasks.values()) if self.tasks is not None else []
         if self.checkpoint_pending_writes and any(task.writes for task in tasks):
             # Show the state with what the finished tasks wrote; it is not saved.
@@ -868,9 +866,11 @@ class PregelLoop(LoopCore):
         if not interrupts:
             self.show_update({INTERRUPT: ()})
 
-    def _event(self, kind: Any, **details: Any) -> None:
-        if self.events is not None:
-            made = kind(
+    def _event(self, kind: str, **details: Any) -> None:
+        if self.events is not None:  # only then: their module needs langchain-core
+            from dynamo.langgraph import callbacks
+
+            made = getattr(callbacks, kind)(
                 run_id=None,
                 status=self.status,
                 checkpoint_id=self.checkpoint["id"],
