@@ -187,6 +187,8 @@ class Run:
         told: dict[str, Any] = {}
         if "custom" in self.modes:
             told["stream_writer"] = self._custom
+        elif CONFIG_KEY_STREAM not in self.conf:
+            told["stream_writer"] = _nowhere  # the graph around shows none of the graphs inside
         mine: Runtime[Any] = Runtime(
             context=context_for(self.graph.context_schema, context),
             store=None if around.store is not None else self.graph.store,
@@ -369,7 +371,7 @@ class Run:
 
 
 def _nowhere(chunk: Any) -> None:
-    """Where a run shows what only the graph around it wants to see."""
+    """Where a run shows what nobody, or only the graph around it, wants to see."""
 
 
 def default_mode(graph: Pregel[Any, Any, Any, Any], config: Any) -> Any:
