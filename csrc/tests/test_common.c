@@ -31,6 +31,51 @@ static void a_buffer_is_aligned_and_counted(void)
     }
 }
 
+static void the_pages_of_a_large_buffer_serve_the_next_one(void)
+{
+    enum { SIZE = 8 << 20 };
+    dyn_buf *first, *other, *zeroed;
+    CHECK_EQ(dyn_buf_new(&first, SIZE), DYN_OK);
+    uint8_t *was = memset(dyn_buf_data(first), 7, SIZE);
+    dyn_buf_unref(first);
+    CHECK_EQ(dyn_buf_new_zeroed(&zeroed, SIZE), DYN_OK);
+    for (size_t i = 0; i < SIZE; i += 512) CHECK_EQ(dyn_buf_data(zeroed)[i], 0);
+    CHECK_EQ(dyn_buf_new(&other, SIZE / 2), DYN_OK); /* of another size: the pages stay for one of theirs */
+    CHECK_EQ(dyn_buf_size(other), SIZE / 2);
+    memset(dyn_buf_data(other), 1, SIZE / 2);
+    (void)was;
+    CHECK_EQ(dyn_buf_new(&first, SIZE), DYN_OK);
+    CHECK_EQ(dyn_buf_size(first), SIZE);
+#if !defined(DYN__SANITIZED) && defined(__linux__)
+    CHECK(dyn_buf_data(first) == was);
+#endif
+    memset(dyn_buf_data(first), 1, SIZE);
+    dyn_buf_unref(first), dyn_buf_unref(other), dyn_buf_unref(zeroed);
+}
+
+static void *make_and_drop(void *arg)
+{
+    size_t size = (size_t)(4 + (uintptr_t)arg % 2 * 4) << 20;
+    for (int i = 0; i < 200; i++) {
+        dyn_buf *buf;
+        if (dyn_buf_new(&buf, size) < 0) abort();
+        uint8_t *data = dyn_buf_data(buf);
+        memset(data, (int)(uintptr_t)arg, 64);
+        memset(data + size - 64, (int)(uintptr_t)arg, 64);
+        for (size_t k = 0; k < 64; k++)
+            if (data[k] != (uint8_t)(uintptr_t)arg || data[size - 1 - k] != (uint8_t)(uintptr_t)arg) abort();
+        dyn_buf_unref(buf);
+    }
+    return NULL;
+}
+
+static void threads_do_not_share_pages(void)
+{
+    pthread_t threads[4];
+    for (uintptr_t i = 0; i < 4; i++) pthread_create(&threads[i], NULL, make_and_drop, (void *)(i + 1));
+    for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+}
+
 struct letter {
     dyn_mail mail;
     int sender, number;
@@ -118,4 +163,5 @@ static void the_loop_runs_what_is_posted_before_it_ends(void)
 }
 
 TEST_MAIN(TEST(every_code_has_a_name_and_a_text), TEST(a_buffer_is_aligned_and_counted),
+          TEST(the_pages_of_a_large_buffer_serve_the_next_one), TEST(threads_do_not_share_pages),
           TEST(mails_arrive_once_and_in_the_order_of_each_sender), TEST(the_loop_runs_what_is_posted_before_it_ends))
