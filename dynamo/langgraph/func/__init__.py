@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, get_args, get_origin, overload
-from warnings import warn
 
 from dynamo.langgraph._internal._constants import CACHE_NS_WRITES, PREVIOUS
 from dynamo.langgraph._internal._names import own
+from dynamo.langgraph._internal._old_names import renamed
 from dynamo.langgraph._internal._runnable import is_async_callable, is_async_generator
 from dynamo.langgraph._internal._timeout import coerce_timeout_policy, sync_timeout_unsupported
 from dynamo.langgraph.constants import END, START
@@ -32,14 +32,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 S = TypeVar("S")
-
-
-def _older_name(kwargs: dict[str, Any], old: str, new: str, value: Any, since: type[Warning]) -> Any:
-    if old not in kwargs:
-        return value
-    warn(f"`{old}` is deprecated and will be removed. Please use `{new}` instead.", since, stacklevel=3)
-    given = kwargs.pop(old)
-    return given if value is None else value
 
 
 def _policies(policy: RetryPolicy | Sequence[RetryPolicy] | None) -> Sequence[RetryPolicy]:
@@ -127,7 +119,7 @@ def task(
     cache_policy : reuse results for equal arguments
     timeout : how long an attempt may take (async functions)
     """
-    retry_policy = _older_name(kwargs, "retry", "retry_policy", retry_policy, LangGraphDeprecatedSinceV05)
+    retry_policy = renamed(kwargs, "retry", "retry_policy", retry_policy, LangGraphDeprecatedSinceV05)
     limit = coerce_timeout_policy(timeout)
 
     def decorate(func: Any) -> _TaskFunction[P, T]:
@@ -176,11 +168,11 @@ class entrypoint(WithDefaults, Generic[ContextT]):
         timeout: float | timedelta | TimeoutPolicy | None = None,
         **kwargs: Any,
     ) -> None:
-        self.context_schema = _older_name(
+        self.context_schema = renamed(
             kwargs, "config_schema", "context_schema", context_schema, LangGraphDeprecatedSinceV10
         )
         self.retry_policy = _policies(
-            _older_name(kwargs, "retry", "retry_policy", retry_policy, LangGraphDeprecatedSinceV05)
+            renamed(kwargs, "retry", "retry_policy", retry_policy, LangGraphDeprecatedSinceV05)
         )
         self.checkpointer, self.store, self.cache = checkpointer, store, cache
         self.cache_policy, self.timeout = cache_policy, coerce_timeout_policy(timeout)

@@ -12,6 +12,7 @@ from dynamo.langgraph._internal._constants import NS_END, NS_SEP
 from dynamo.langgraph._internal._errors import StateGraphError
 from dynamo.langgraph._internal._langchain import is_runnable
 from dynamo.langgraph._internal._names import own
+from dynamo.langgraph._internal._old_names import renamed
 from dynamo.langgraph._internal._runnable import coerce_to_runnable
 from dynamo.langgraph._internal._typing import EMPTY_SEQ
 from dynamo.langgraph.constants import END, START
@@ -69,15 +70,6 @@ def _get_node_name(node: Any) -> str:
     if is_runnable(node):
         return node.get_name()  # type: ignore[no-any-return]
     return getattr(node, "__name__", None) or type(node).__name__
-
-
-def _renamed(kwargs: dict[str, Any], old: str, new: str, value: Any, since: type[Warning]) -> Any:
-    """The value of an argument that had another name in older versions."""
-    given = kwargs.pop(old, None)
-    if given is None:
-        return value
-    warn(f"`{old}` is deprecated and will be removed. Please use `{new}` instead.", since, stacklevel=3)
-    return given if value is None else value
 
 
 def _refuse_unknown(kwargs: dict[str, Any], where: str) -> None:
@@ -142,11 +134,9 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
         output_schema: type[OutputT] | None = None,
         **kwargs: Any,
     ) -> None:
-        context_schema = _renamed(
-            kwargs, "config_schema", "context_schema", context_schema, LangGraphDeprecatedSinceV10
-        )
-        input_schema = _renamed(kwargs, "input", "input_schema", input_schema, LangGraphDeprecatedSinceV05)
-        output_schema = _renamed(kwargs, "output", "output_schema", output_schema, LangGraphDeprecatedSinceV05)
+        context_schema = renamed(kwargs, "config_schema", "context_schema", context_schema, LangGraphDeprecatedSinceV10)
+        input_schema = renamed(kwargs, "input", "input_schema", input_schema, LangGraphDeprecatedSinceV05)
+        output_schema = renamed(kwargs, "output", "output_schema", output_schema, LangGraphDeprecatedSinceV05)
         _refuse_unknown(kwargs, "StateGraph")
         self.nodes, self.branches = {}, defaultdict(dict)
         self.edges, self.waiting_edges = set(), set()
@@ -295,8 +285,8 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
         timeout : how long an attempt may take (async nodes)
         trace_policy : what traces show of it
         """
-        retry_policy = _renamed(kwargs, "retry", "retry_policy", retry_policy, LangGraphDeprecatedSinceV05)
-        input_schema = _renamed(kwargs, "input", "input_schema", input_schema, LangGraphDeprecatedSinceV05)
+        retry_policy = renamed(kwargs, "retry", "retry_policy", retry_policy, LangGraphDeprecatedSinceV05)
+        input_schema = renamed(kwargs, "input", "input_schema", input_schema, LangGraphDeprecatedSinceV05)
         _refuse_unknown(kwargs, "add_node")
         if isinstance(node, str):
             name = node

@@ -12,17 +12,18 @@ from dynamo.langgraph._internal._names import own
 from dynamo.langgraph.channels.last_value import LastValueAfterFinish
 from dynamo.langgraph.channels.named_barrier_value import NamedBarrierValue, NamedBarrierValueAfterFinish
 from dynamo.langgraph.constants import END, START
+from dynamo.langgraph.pregel._state import ask
 from dynamo.langgraph.pregel._write import ChannelWrite, ChannelWriteEntry
-from dynamo.langgraph.types import All
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langchain_core.runnables.graph import Graph
 
-    from dynamo.langgraph.channels.base import BaseChannel
-    from dynamo.langgraph.managed.base import ManagedValueSpec
     from dynamo.langgraph.pregel._read import PregelNode
-    from dynamo.langgraph.types import Checkpointer
+    from dynamo.langgraph.pregel._state import Script
+    from dynamo.langgraph.pregel.main import Pregel
+
+_AT_THE_END = (LastValueAfterFinish, NamedBarrierValueAfterFinish)  # channels of deferred nodes
 
 
 class Edge(NamedTuple):
@@ -135,19 +136,15 @@ class _Play:
         return []
 
 
-def draw_graph(
-    config: "RunnableConfig",
-    *,
-    nodes: "dict[str, PregelNode]",
-    specs: "dict[str, BaseChannel[Any, Any, Any] | ManagedValueSpec]",
-    input_channels: str | Sequence[str],
-    interrupt_after_nodes: All | Sequence[str],
-    interrupt_before_nodes: All | Sequence[str],
-    trigger_to_nodes: Mapping[str, Sequence[str]],
-    checkpointer: "Checkpointer",
-    subgraphs: "dict[str, Graph]",
-    limit: int = 250,
-) -> "Graph":
+def script(graph: "Pregel[Any, Any, Any, Any]", config: "RunnableConfig | None", xray: int | bool) -> "Script":
+    """The drawing of a graph, as a script (see ``_state.py``): graphs in nodes are asked for theirs."""
+    inner = {}
+    for name, one in graph.get_subgraphs() if xray else ():
+        inner[name] = yield ask(one, "get_graph", config, xray=xray if xray is True else xray - 1)
+    return _drawn(graph, inner)
+
+
+def _drawn(graph: "Pregel[Any, Any, Any, Any]", subgraphs: "Mapping[str, Graph]", limit: int = 250) -> "Graph":
     """The drawing of a graph.
 
     Parameters
@@ -159,25 +156,23 @@ def draw_graph(
     """
     from langchain_core.runnables.graph import Graph
 
-    play = _Play(nodes, specs, trigger_to_nodes)
-    first, last = play.run(
-        [input_channels] if isinstance(input_channels, str) else input_channels, max(limit, len(nodes))
-    )
+    nodes, given = graph.nodes, graph.input_channels
+    play = _Play(nodes, graph.channels, graph.trigger_to_nodes)
+    first, last = play.run([given] if isinstance(given, str) else given, max(limit, len(nodes)))
+    started = START in nodes  # else the drawing begins with the input
     edges = sorted(play.edges, key=lambda edge: (edge.source, edge.target, edge.conditional, edge.data or ""))
-    if START not in nodes:
+    if not started:
         edges = [*(Edge(START, name, False, None) for name in first), *edges]
     edges += play.ends(last)
 
     drawing = Graph()
     into: dict[str, str] = {}  # where an edge to a node that is drawn as a graph ends
     out: dict[str, str] = {}
-    for name, node in nodes.items():
+    for name in nodes:
         inner = subgraphs.get(name)
-        if inner is not None and _unfold(drawing, inner, name, into, out):
-            continue
-        metadata = _marks(name, node, specs, interrupt_before_nodes, interrupt_after_nodes)
-        drawing.add_node(node.bound, name, metadata=metadata or None)
-    if START not in nodes:
+        if inner is None or not _unfold(drawing, inner, name, into, out):
+            drawing.add_node(nodes[name].bound, name, metadata=_marks(graph, name) or None)
+    if not started:
         drawing.add_node(None, START)
     if any(edge.target == END for edge in edges):
         drawing.add_node(None, END)
@@ -196,18 +191,18 @@ def draw_graph(
     return drawing
 
 
-def _marks(name: str, node: Any, specs: Mapping[str, Any], before: Any, after: Any) -> dict[str, Any]:
+def _marks(graph: "Pregel[Any, Any, Any, Any]", name: str) -> dict[str, Any]:
     """What a drawing says of a node beside its name."""
-    metadata = dict(node.metadata or {})
-    if any(isinstance(specs.get(c), (LastValueAfterFinish, NamedBarrierValueAfterFinish)) for c in node.triggers):
-        metadata["defer"] = True
-    tools = getattr(node.bound, "tools_by_name", None)
+    node = graph.nodes[name]
+    marks: dict[str, Any] = {**(node.metadata or {})}
+    if any(isinstance(graph.channels.get(channel), _AT_THE_END) for channel in node.triggers):
+        marks["defer"] = True
+    tools: Any = getattr(node.bound, "tools_by_name", None)
     if isinstance(tools, Mapping):
-        metadata["__tools"] = list(tools)
-    stops = [word for word, names in (("before", before), ("after", after)) if names != "*" and name in names]
-    if stops:
-        metadata["__interrupt"] = ",".join(stops)
-    return metadata
+        marks["__tools"] = list(tools)
+    stops = {"before": graph.interrupt_before_nodes, "after": graph.interrupt_after_nodes}
+    here = [word for word, names in stops.items() if names != "*" and name in names]
+    return {**marks, "__interrupt": ",".join(here)} if here else marks
 
 
 def _unfold(drawing: "Graph", inner: "Graph", name: str, into: dict[str, str], out: dict[str, str]) -> bool:

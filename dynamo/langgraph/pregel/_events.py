@@ -71,8 +71,15 @@ def _options(mux: Any, config: Any, options: dict[str, Any]) -> tuple[Any, dict[
     return config, {**options, "stream_mode": sorted(modes), "subgraphs": True, "version": "v2"}
 
 
-def run_stream(graph: Pregel[Any, Any, Any, Any], input: Any, config: Any, transformers: Any, options: Any) -> Any:
+def run_stream(
+    graph: Pregel[Any, Any, Any, Any], input: Any, config: Any, version: str, transformers: Any, options: Any
+) -> Any:
     """The run as a `GraphRunStream`."""
+    if version != "v3":
+        raise NotImplementedError(
+            f"stream_events(version={version!r}) is not supported: a run without an event loop has version='v3' only; "
+            "astream_events() has 'v1' and 'v2' too"
+        )
     from dynamo.langgraph.stream.run_stream import GraphRunStream  # type: ignore[import-not-found,unused-ignore]
 
     refuse_fixed(options)

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import is_dataclass
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
+from dynamo.langgraph._internal._config import merge_configs
+from dynamo.langgraph._internal._langchain import runnable_class
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._pydantic import create_model, is_model
 from dynamo.langgraph.channels.base import BaseChannel
@@ -39,13 +41,30 @@ def context_schema(schema: Any) -> dict[str, Any] | None:
     raise ValueError(f"Invalid context schema type: {schema}. Must be a BaseModel, TypedDict or dataclass.")
 
 
-def channels_model(graph: Any, suffix: str, names: Sequence[str], side: str) -> "type[BaseModel]":
-    """A model with a field for each of some channels, of what they take or give."""
-    channels = {name: graph.channels[name] for name in names or graph.channels}
-    fields = {
-        name: (getattr(channel, side), None) for name, channel in channels.items() if isinstance(channel, BaseChannel)
-    }
-    return create_model(graph.get_name(suffix), field_definitions=fields)
+class Side(NamedTuple):
+    """One of the two sides of a graph, and what its channels say of themselves there."""
 
+    name: str
+    channels: str  # the attribute of the graph that names them
+    told: str  # the attribute of a channel that tells its type
+
+    def type_of(self, graph: Any) -> Any:
+        """The type, where a single channel makes up this side; else None."""
+        names = getattr(graph, self.channels)
+        return getattr(graph.channels[names], self.told, None) if isinstance(names, str) else None
+
+    def model_of(self, graph: Any, config: Any) -> "type[BaseModel]":
+        """A model; of several channels with a field for each."""
+        names = getattr(graph, self.channels)
+        if isinstance(names, str):  # langchain-core makes one of `type_of`
+            find = getattr(runnable_class(), f"get_{self.name.lower()}_schema")
+            return find(graph, merge_configs(graph.config, config))  # type: ignore[no-any-return]
+        chosen = {name: graph.channels[name] for name in names or graph.channels}
+        fields = {name: (getattr(one, self.told), None) for name, one in chosen.items() if isinstance(one, BaseChannel)}
+        return create_model(graph.get_name(self.name), field_definitions=fields)
+
+
+INPUT = Side("Input", "input_channels", "UpdateType")
+OUTPUT = Side("Output", "output_channels", "ValueType")
 
 own(globals())

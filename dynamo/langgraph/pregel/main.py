@@ -1,31 +1,30 @@
-"""Pregel: a graph of nodes and channels, and everything that can be asked of one.
+"""Pregel: everything that can be asked of a graph, and which part answers.
 
-    runs        invoke, stream and their asynchronous twins     _run.py, and how they look _shape.py
-    events      stream_events(version="v3")                     _events.py
-    state       get_state, get_state_history                    _state.py
-                update_state, bulk_update_state                 _update.py
-    schemas     config_schema, get_input_schema, ...            _schemas.py
-    drawings    get_graph                                       _draw.py
+    what it is   Pregel(...), validate, get_subgraphs, ...          _describe.py
+                 config_schema, get_input_schema, ...               _schemas.py
+                 get_graph                                          _draw.py
+    runs         invoke, stream and their asynchronous twins        _calls.py -> _run.py
+    events       stream_events(version="v3")                        _events.py
+    state        get_state, get_state_history                       _state.py
+                 update_state, bulk_update_state                    _update.py
 
-A graph does not change when it runs; everything of one run is in `Run` and in the loop.
+A graph does not change when it runs; everything of one run is in `Run` and in the loop. What saves or draws is written
+once for plain and asynchronous callers, as a script (``_state.py``) that the two twins here perform each in its way.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, Generic, Literal
-from warnings import warn
 
+from dynamo.langgraph._internal import _old_names
 from dynamo.langgraph._internal._config import merge_configs
-from dynamo.langgraph._internal._constants import CACHE_NS_WRITES, TASKS
 from dynamo.langgraph._internal._langchain import runnable_class
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph.channels.base import BaseChannel
-from dynamo.langgraph.channels.topic import Topic
 from dynamo.langgraph.managed.base import ManagedValueSpec
+from dynamo.langgraph.pregel import _calls, _describe
 from dynamo.langgraph.pregel._node_builder import NodeBuilder
 from dynamo.langgraph.pregel._read import PregelNode
-from dynamo.langgraph.pregel._utils import validate_timeout_supported
-from dynamo.langgraph.pregel._validate import validate_graph
 from dynamo.langgraph.pregel.protocol import PregelProtocol
 from dynamo.langgraph.runtime import RunControl
 from dynamo.langgraph.types import (
@@ -34,13 +33,12 @@ from dynamo.langgraph.types import (
     Command,
     Durability,
     RetryPolicy,
-    Send,
     StateSnapshot,
     StateUpdate,
     StreamMode,
-    ensure_valid_checkpointer,
 )
 from dynamo.langgraph.typing import ContextT, InputT, OutputT, StateT
+from dynamo.langgraph.warnings import LangGraphDeprecatedSinceV10
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -54,29 +52,6 @@ if TYPE_CHECKING:
     from dynamo.langgraph.types import Checkpointer
 
 __all__ = ("NodeBuilder", "Pregel")
-
-
-def _discourage(old: str, new: str) -> None:
-    from dynamo.langgraph.warnings import LangGraphDeprecatedSinceV10
-
-    warn(
-        f"`{old}` is deprecated and will be removed. Please use `{new}` instead.",
-        LangGraphDeprecatedSinceV10,
-        stacklevel=4,
-    )
-
-
-def _durability(durability: Durability | None, old: dict[str, Any]) -> Durability | None:
-    """The durability that a caller asks for, in today's words or in those of older versions."""
-    during = old.get("checkpoint_during")
-    if during is None:
-        return durability
-    _discourage("checkpoint_during", "durability")
-    if durability is not None:
-        raise ValueError(
-            "Cannot use both `checkpoint_during` and `durability` parameters. Please use `durability` instead."
-        )
-    return "async" if during else "exit"
 
 
 class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, ContextT, InputT, OutputT]):
@@ -156,56 +131,12 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
         stream_transformers: Sequence[Callable[[tuple[str, ...]], Any]] | None = None,
         **deprecated_kwargs: Any,
     ) -> None:
-        if context_schema is None and deprecated_kwargs.get("config_type") is not None:
-            _discourage("config_type", "context_schema")
-            context_schema = deprecated_kwargs["config_type"]
-        tasks = (channels or {}).get(TASKS)
-        if tasks is not None and not isinstance(tasks, Topic):
-            raise ValueError(f"Channel '{TASKS}' is reserved and cannot be used in the graph.")
-        # what it is made of
-        self.nodes = {key: node.build() if isinstance(node, NodeBuilder) else node for key, node in nodes.items()}
-        self.channels = {**(channels or {}), TASKS: tasks or Topic(Send, accumulate=False)}
-        self.input_channels, self.output_channels, self.stream_channels = (
-            input_channels,
-            output_channels,
-            stream_channels,
-        )
-        self.trigger_to_nodes = trigger_to_nodes or {}
-        self.node_error_handler_map = node_error_handler_map or {}
-        # how it runs
-        self.interrupt_before_nodes, self.interrupt_after_nodes = interrupt_before_nodes, interrupt_after_nodes
-        self.retry_policy = (retry_policy,) if isinstance(retry_policy, RetryPolicy) else retry_policy
-        self.cache_policy, self.step_timeout = cache_policy, step_timeout
-        self.checkpointer, self.store, self.cache = ensure_valid_checkpointer(checkpointer), store, cache
-        self.context_schema, self.config = context_schema, config
-        # how it is seen
-        self.stream_mode, self.stream_eager, self.name = stream_mode, stream_eager, name
-        self.stream_transformers = tuple(stream_transformers or ())
-        self.debug = _debug_by_default() if debug is None else debug
-        if auto_validate:
-            self.validate()
+        _describe.describe(locals())
 
     # ---------------------------------------------------------------- the graph itself
     def validate(self) -> "Self":
         """Refuse a graph that cannot run, and find out which channels start which nodes."""
-        managed = {name: spec for name, spec in self.channels.items() if not isinstance(spec, BaseChannel)}
-        validate_graph(
-            self.nodes,
-            {name: channel for name, channel in self.channels.items() if isinstance(channel, BaseChannel)},
-            managed,
-            self.input_channels,
-            self.output_channels,
-            self.stream_channels,
-            self.interrupt_after_nodes,
-            self.interrupt_before_nodes,
-        )
-        starts: dict[str, list[str]] = {}
-        for name, node in self.nodes.items():
-            if node.timeout is not None and node.node is not None:
-                validate_timeout_supported(node.node, name=name)
-            for channel in node.triggers:
-                starts.setdefault(channel, []).append(name)
-        self.trigger_to_nodes = starts
+        self.trigger_to_nodes = _describe.checked(self)
         return self
 
     def copy(self, update: dict[str, Any] | None = None) -> "Self":
@@ -231,22 +162,7 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
         namespace : only the one with this namespace, ``node`` or ``node|inner node``
         recurse : also those in these graphs
         """
-        for name, node in self.nodes.items():
-            rest = None
-            if namespace is not None:
-                head, _, rest = namespace.partition("|")
-                if head != name:
-                    continue
-            graph = next(iter(node.subgraphs), None)
-            if graph is None:
-                continue
-            if not rest:
-                yield name, graph
-                if namespace is not None:
-                    return
-            if recurse and isinstance(graph, Pregel):
-                for inner, found in graph.get_subgraphs(namespace=rest or None, recurse=True):
-                    yield f"{name}|{inner}", found
+        return _describe.graphs_inside(self, namespace, recurse)
 
     async def aget_subgraphs(
         self, *, namespace: str | None = None, recurse: bool = False
@@ -269,39 +185,18 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
         return [name for name, channel in self.channels.items() if isinstance(channel, BaseChannel)]
 
     def _migrate_checkpoint(self, checkpoint: "Checkpoint") -> None:
-        """Bring a checkpoint of an older version into today's form, in place.
-
-        Before version 4 packets that wait were kept beside the channels.
-        """
-        if checkpoint["v"] < 4 and checkpoint.get("pending_sends"):
-            waiting: Any = checkpoint.pop("pending_sends")  # type: ignore[typeddict-item]
-            versions: Any = checkpoint["channel_versions"]
-            checkpoint["channel_values"][TASKS] = waiting
-            if versions:
-                versions[TASKS] = max(versions.values())
+        """Bring a checkpoint of an older version into today's form, in place."""
+        _describe.bring_up_to_date(checkpoint)
 
     def clear_cache(self, nodes: Sequence[str] | None = None) -> None:
         """Forget the cached results of these nodes, or of all."""
-        self._cache().clear(self._cached(nodes))
+        cache, namespaces = _describe.cached(self, nodes)
+        cache.clear(namespaces)
 
     async def aclear_cache(self, nodes: Sequence[str] | None = None) -> None:
         """`clear_cache` for asynchronous callers."""
-        await self._cache().aclear(self._cached(nodes))
-
-    def _cache(self) -> Any:
-        if not self.cache:
-            raise ValueError("No cache is set for this graph. Cannot clear cache.")
-        return self.cache
-
-    def _cached(self, nodes: Sequence[str] | None) -> list[tuple[str, ...]]:
-        from dynamo.langgraph.pregel._call import identifier
-
-        names = self.nodes if nodes is None else nodes
-        return [
-            (CACHE_NS_WRITES, identifier(self.nodes[name].bound) or "__dynamic__", name)
-            for name in names
-            if name in self.nodes
-        ]
+        cache, namespaces = _describe.cached(self, nodes)
+        await cache.aclear(namespaces)
 
     # ---------------------------------------------------------------- drawings
     def get_graph(self, config: "RunnableConfig | None" = None, *, xray: int | bool = False) -> "Graph":
@@ -311,24 +206,15 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
         ----------
         xray : draw the graphs in nodes too; a number says how deep
         """
-        inner: dict[str, Graph] = {}
-        for name, graph in self.get_subgraphs() if xray else ():
-            inner[name] = graph.get_graph(config, xray=_deeper(xray))
-        return self._drawing(config, inner)
+        from dynamo.langgraph.pregel import _draw, _state
+
+        return _state.play(_draw.script(self, config, xray))  # type: ignore[no-any-return]
 
     async def aget_graph(self, config: "RunnableConfig | None" = None, *, xray: int | bool = False) -> "Graph":
         """`get_graph` for asynchronous callers; graphs on servers are asked for theirs."""
-        inner: dict[str, Graph] = {}
-        for name, graph in self.get_subgraphs() if xray else ():
-            inner[name] = await graph.aget_graph(config, xray=_deeper(xray))
-        return self._drawing(config, inner)
+        from dynamo.langgraph.pregel import _draw, _state
 
-    def _drawing(self, config: Any, inner: "dict[str, Graph]") -> "Graph":
-        from dynamo.langgraph.pregel._draw import draw_graph
-
-        same = ("input_channels", "interrupt_after_nodes", "interrupt_before_nodes", "trigger_to_nodes", "checkpointer")
-        parts: dict[str, Any] = {name: getattr(self, name) for name in ("nodes", *same)}
-        return draw_graph(merge_configs(self.config, config), specs=self.channels, subgraphs=inner, **parts)
+        return await _state.aplay(_draw.script(self, config, xray))  # type: ignore[no-any-return]
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """For notebooks: the drawing as a diagram that the notebook renders itself."""
@@ -337,23 +223,19 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
     # ---------------------------------------------------------------- schemas
     def config_schema(self, *, include: Sequence[str] | None = None) -> "type[BaseModel]":
         """A model of configs; discouraged, see `get_context_jsonschema`."""
-        self._discourage_schema("`config_schema` is deprecated. Use `get_context_jsonschema` for the relevant schema")
         from dynamo.langgraph.pregel import _schemas
 
+        _old_names.discourage(
+            "config_schema", ". Use `get_context_jsonschema` for the relevant schema", LangGraphDeprecatedSinceV10
+        )
         return _schemas.config_model(self, include)
 
     def get_config_jsonschema(self, *, include: Sequence[str] | None = None) -> dict[str, Any]:
         """The JSON schema of configs; discouraged."""
-        self._discourage_schema("`get_config_jsonschema` is deprecated. Use `get_context_jsonschema`")
         from dynamo.langgraph.pregel import _schemas
 
+        _old_names.discourage("get_config_jsonschema", ". Use `get_context_jsonschema`", LangGraphDeprecatedSinceV10)
         return _schemas.config_model(self, include).model_json_schema()
-
-    @staticmethod
-    def _discourage_schema(text: str) -> None:
-        from dynamo.langgraph.warnings import LangGraphDeprecatedSinceV10
-
-        warn(f"{text} instead.", LangGraphDeprecatedSinceV10, stacklevel=3)
 
     def get_context_jsonschema(self) -> dict[str, Any] | None:
         """The JSON schema of the context, or None."""
@@ -364,28 +246,22 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
     @property
     def InputType(self) -> Any:
         """The type of the input, if it goes to one channel."""
-        if isinstance(self.input_channels, str):
-            channel = self.channels[self.input_channels]
-            if isinstance(channel, BaseChannel):
-                return channel.UpdateType
-        return None
+        from dynamo.langgraph.pregel import _schemas
+
+        return _schemas.INPUT.type_of(self)
 
     @property
     def OutputType(self) -> Any:
         """The type of the output, if it is the value of one channel."""
-        if isinstance(self.output_channels, str):
-            channel = self.channels[self.output_channels]
-            if isinstance(channel, BaseChannel):
-                return channel.ValueType
-        return None
+        from dynamo.langgraph.pregel import _schemas
+
+        return _schemas.OUTPUT.type_of(self)
 
     def get_input_schema(self, config: "RunnableConfig | None" = None) -> "type[BaseModel]":
         """A model of the input."""
-        if isinstance(self.input_channels, str):
-            return runnable_class().get_input_schema(self, merge_configs(self.config, config))  # type: ignore[no-any-return]
         from dynamo.langgraph.pregel import _schemas
 
-        return _schemas.channels_model(self, "Input", self.input_channels, "UpdateType")
+        return _schemas.INPUT.model_of(self, config)
 
     def get_input_jsonschema(self, config: "RunnableConfig | None" = None) -> dict[str, Any]:
         """The JSON schema of the input."""
@@ -393,11 +269,9 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
 
     def get_output_schema(self, config: "RunnableConfig | None" = None) -> "type[BaseModel]":
         """A model of the output."""
-        if isinstance(self.output_channels, str):
-            return runnable_class().get_output_schema(self, merge_configs(self.config, config))  # type: ignore[no-any-return]
         from dynamo.langgraph.pregel import _schemas
 
-        return _schemas.channels_model(self, "Output", self.output_channels, "ValueType")
+        return _schemas.OUTPUT.model_of(self, config)
 
     def get_output_jsonschema(self, config: "RunnableConfig | None" = None) -> dict[str, Any]:
         """The JSON schema of the output."""
@@ -452,8 +326,8 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
         """`get_state_history` for asynchronous savers."""
         from dynamo.langgraph.pregel import _state
 
-        async for state in _state.ahistory(self, config, {"filter": filter, "before": before, "limit": limit}):
-            yield state
+        async for snapshot in _state.ahistory(self, config, {"filter": filter, "before": before, "limit": limit}):
+            yield snapshot
 
     def bulk_update_state(
         self, config: "RunnableConfig", supersteps: Sequence[Sequence[StateUpdate]]
@@ -522,27 +396,7 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
         The values of the output channels, with the interrupts that wait under ``__interrupt__``; a `GraphOutput` for
         version "v2"; a list of what was shown for other modes than "values".
         """
-        from dynamo.langgraph.pregel import _run
-
-        return _run.invoke(
-            _run.Run(
-                self,
-                input,
-                config,
-                in_loop=False,
-                stream_mode=stream_mode,
-                print_mode=print_mode,
-                context=context,
-                output_keys=self.output_channels if output_keys is None else output_keys,
-                interrupt_before=interrupt_before,
-                interrupt_after=interrupt_after,
-                durability=_durability(durability, kwargs),
-                control=control,
-                debug=kwargs.get("debug"),
-                subgraphs=kwargs.get("subgraphs", False),
-                version=version,
-            )
-        )
+        return _calls.invoke(locals())
 
     async def ainvoke(
         self,
@@ -561,27 +415,7 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
         **kwargs: Any,
     ) -> dict[str, Any] | Any:
         """`invoke` in an event loop."""
-        from dynamo.langgraph.pregel import _run
-
-        return await _run.ainvoke(
-            _run.Run(
-                self,
-                input,
-                config,
-                in_loop=True,
-                stream_mode=stream_mode,
-                print_mode=print_mode,
-                context=context,
-                output_keys=self.output_channels if output_keys is None else output_keys,
-                interrupt_before=interrupt_before,
-                interrupt_after=interrupt_after,
-                durability=_durability(durability, kwargs),
-                control=control,
-                debug=kwargs.get("debug"),
-                subgraphs=kwargs.get("subgraphs", False),
-                version=version,
-            )
-        )
+        return await _calls.ainvoke(locals())
 
     def stream(
         self,
@@ -624,27 +458,7 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
         ------
         See the table in ``_shape.py``.
         """
-        from dynamo.langgraph.pregel import _run
-
-        yield from _run.stream(
-            _run.Run(
-                self,
-                input,
-                config,
-                in_loop=False,
-                stream_mode=_run.default_mode(self, config) if stream_mode is None else stream_mode,
-                print_mode=print_mode,
-                context=context,
-                output_keys=output_keys,
-                interrupt_before=interrupt_before,
-                interrupt_after=interrupt_after,
-                durability=_durability(durability, kwargs),
-                control=control,
-                subgraphs=subgraphs,
-                debug=debug,
-                version=version,
-            )
-        )
+        yield from _calls.stream(locals())
 
     async def astream(
         self,
@@ -665,27 +479,7 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
         **kwargs: Any,
     ) -> AsyncIterator[dict[str, Any] | Any]:
         """`stream` in an event loop."""
-        from dynamo.langgraph.pregel import _run
-
-        shown: Any = _run.astream(
-            _run.Run(
-                self,
-                input,
-                config,
-                in_loop=True,
-                stream_mode=_run.default_mode(self, config) if stream_mode is None else stream_mode,
-                print_mode=print_mode,
-                context=context,
-                output_keys=output_keys,
-                interrupt_before=interrupt_before,
-                interrupt_after=interrupt_after,
-                durability=_durability(durability, kwargs),
-                control=control,
-                subgraphs=subgraphs,
-                debug=debug,
-                version=version,
-            )
-        )
+        shown = _calls.astream(locals())
         try:
             async for one in shown:
                 yield one
@@ -703,14 +497,9 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
         **kwargs: Any,
     ) -> Any:
         """The run as a `GraphRunStream`, for version "v3"; the older versions are asynchronous only."""
-        if version != "v3":
-            raise NotImplementedError(
-                f"stream_events(version={version!r}) is not supported. Use astream_events() for v1/v2, or "
-                "stream_events(version='v3')."
-            )
         from dynamo.langgraph.pregel import _events
 
-        return _events.run_stream(self, input, config, transformers, kwargs)
+        return _events.run_stream(self, input, config, version, transformers, kwargs)
 
     def astream_events(
         self,
@@ -722,23 +511,11 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
         **kwargs: Any,
     ) -> Any:
         """Version "v3": a coroutine whose result is an `AsyncGraphRunStream`; else langchain-core's events."""
-        if version == "v3":
-            from dynamo.langgraph.pregel import _events
+        if version != "v3":
+            return runnable_class().astream_events(self, input, config, version=version, **kwargs)
+        from dynamo.langgraph.pregel import _events
 
-            return _events.arun_stream(self, input, config, transformers, kwargs)
-        return runnable_class().astream_events(self, input, config, version=version, **kwargs)
-
-
-def _deeper(xray: int | bool) -> int | bool:
-    """How deep to look into a graph in a node."""
-    return xray if isinstance(xray, bool) else xray - 1
-
-
-def _debug_by_default() -> bool:
-    """Whether langchain-core's debug mode is on."""
-    from dynamo.langgraph._internal._langchain import loaded
-
-    return bool(loaded("langchain_core.globals", "_debug"))
+        return _events.arun_stream(self, input, config, transformers, kwargs)
 
 
 def __getattr__(name: str) -> Any:
