@@ -34,12 +34,13 @@ MAX_GONE = 256
 class Worker:
     """One instance of an endpoint that serves a model."""
 
-    __slots__ = ("address", "card", "endpoint", "id", "inhibited_until", "since")
+    __slots__ = ("address", "card", "endpoint", "id", "inhibited_until", "passing", "since")
 
     def __init__(self, id: int, endpoint: str, card: ModelDeploymentCard) -> None:
         self.id, self.endpoint, self.card = id, endpoint, card
         self.address: bytes | None = None  # "host:port/path"; None: not listening (yet)
         self.inhibited_until = 0.0
+        self.passing = 0  # requests that it has taken as they came and still answers
         self.since = time.time()
 
 

@@ -49,6 +49,7 @@ from dynamo.frontend.protocol import (
 )
 from dynamo.frontend.records import Record, Records
 from dynamo.frontend.settings import Settings
+from dynamo.frontend.texts import pass_on
 
 __all__ = ["Frontend"]
 
@@ -296,11 +297,12 @@ class Frontend:
                 f"The model {model.name!r} does not serve {endpoint.replace('_', ' ')}; it serves {model.type}.",
                 "model",
             )
-        if model.takes_text:
-            raise ApiError(
-                501, f"The workers of {model.name!r} take text themselves, which this front end does not pass on."
-            )
         routing = routing_of(request, http.header)
+        if model.takes_text:
+            if not chat:
+                raise ApiError(501, f"The workers of {model.name!r} take texts themselves, and chat requests only.")
+            self._count(labels, endpoint, await pass_on(self, http, model, request, routing))
+            return
         before = time.perf_counter()
         await self._load(model)
         prepare = prepare_chat if chat else prepare_completion

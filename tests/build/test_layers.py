@@ -43,7 +43,7 @@ HEADER_AREA = {
 # Lower packages first: a package may import those before it.
 PACKAGES = ["runtime", "llm", "engines", "replay", "frontend", "cli"]
 # They stand beside that row and beside each other: what each may import of the packages.
-BESIDE = {"quill": {"runtime"}, "langgraph": {"runtime"}}
+BESIDE = {"quill": {"runtime"}, "langgraph": {"runtime", "graphs"}, "graphs": {"runtime", "llm", "langgraph"}}
 
 
 def area_of_header(name):
@@ -84,6 +84,17 @@ def test_a_package_beside_the_row_imports_only_what_it_may(package):
         for other in sorted(others):
             found = re.search(rf"^\s*(from|import) dynamo\.{other}\b", file.read_text(), re.M)
             assert not found, f"{file} imports dynamo.{other}"
+
+
+def test_langgraph_knows_of_its_neighbour_in_two_places_and_late():
+    # What a client becomes as a node, and how a graph draws itself: inside functions, so that nothing comes along.
+    found = [
+        (file.relative_to(ROOT / "dynamo/langgraph").as_posix(), line)
+        for file in sorted((ROOT / "dynamo/langgraph").rglob("*.py"))
+        for line in re.findall(r"^.*(?:from|import) dynamo\.graphs\b.*$", file.read_text(), re.M)
+    ]
+    assert [file for file, _ in found] in (["_internal/_runnable.py"], ["_internal/_runnable.py", "pregel/main.py"])
+    assert all(line.startswith("        from dynamo.graphs.") for _, line in found)
 
 
 def test_every_package_has_its_place():

@@ -376,6 +376,10 @@ def coerce_to_runnable(thing: Any, *, name: str | None, trace: bool) -> Any:
         from langchain_core.runnables import RunnableParallel
 
         made = RunnableParallel(thing)
+    elif made is None and isinstance(thing, loaded("dynamo.runtime.client", "Client") or ()):
+        from dynamo.graphs.endpoint import endpoint_node
+
+        made = endpoint_node(thing, name=name)
     if made is not None:
         return made
     raise TypeError(f"Expected a Runnable, callable or dict. Instead got an unsupported type: {type(thing)}")
