@@ -55,7 +55,7 @@ static outcome feed(const uint8_t *data, size_t size, size_t piece, unsigned fla
         if (link == NULL) break;
     }
     end.status = call->headed ? call->status : 0;
-    end.fields = call->headed ? call->field_count : 0;
+    end.fields = call->headed ? call->fields.count : 0;
     if (call->phase == DYN_HTTP_CALL_DONE) {
         size_t have;
         const uint8_t *body = dyn_http_call_body(call, &have);

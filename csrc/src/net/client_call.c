@@ -99,7 +99,10 @@ int dyn_http_call_new(dyn_http_call **out, dyn_http_client *client, const dyn_ht
     if (rc < 0) return rc;
     dyn_http_call *self = dyn__malloc(sizeof(*self));
     if (self == NULL) return DYN_ENOMEM;
-    *self = (dyn_http_call){.client = dyn_http_client_ref(client), .flags = request->flags};
+    memset(self, 0, sizeof(*self));
+    self->client = dyn_http_client_ref(client);
+    self->flags = request->flags;
+    dyn__http_fields_init(&self->fields);
     self->is_head = strcmp(request->method, "HEAD") == 0;
     dyn_http_call_set_timeout(self, request->timeout_ms);
     dyn__reply_reset(self);
@@ -131,9 +134,8 @@ void dyn_http_call_free(dyn_http_call *self)
     if (self->hub != NULL) dyn__hub_forget(self);
     dyn__bytes_free(&self->head);
     dyn__bytes_free(&self->later);
-    dyn__bytes_free(&self->arena);
+    dyn__http_fields_free(&self->fields);
     dyn__bytes_free(&self->reply);
-    dyn__free(self->fields);
     dyn_http_client_unref(self->client);
     dyn__free(self);
 }
@@ -521,30 +523,18 @@ int dyn_http_call_status(const dyn_http_call *self)
 
 const char *dyn_http_call_header(const dyn_http_call *self, const char *name, size_t *length)
 {
-    size_t name_length = strlen(name);
-    for (size_t i = 0; i < self->field_count; i++) {
-        const dyn__http_field *field = &self->fields[i];
-        if (field->name_length != name_length || memcmp(self->arena.data + field->name, name, name_length) != 0)
-            continue;
-        if (length != NULL) *length = field->value_length;
-        return self->arena.data + field->value;
-    }
-    return NULL;
+    return dyn__http_fields_find(&self->fields, name, length);
 }
 
 size_t dyn_http_call_header_count(const dyn_http_call *self)
 {
-    return self->field_count;
+    return self->fields.count;
 }
 
 const char *dyn_http_call_header_at(const dyn_http_call *self, size_t n, size_t *name_length, const char **value,
                                     size_t *value_length)
 {
-    const dyn__http_field *field = &self->fields[n];
-    if (name_length != NULL) *name_length = field->name_length;
-    if (value != NULL) *value = self->arena.data + field->value;
-    if (value_length != NULL) *value_length = field->value_length;
-    return self->arena.data + field->name;
+    return dyn__http_fields_at(&self->fields, n, name_length, value, value_length);
 }
 
 size_t dyn_http_call_length(const dyn_http_call *self)

@@ -136,15 +136,13 @@ struct dyn_http_call {
     dyn__http_parser parser;
     int gate, interim;            /* interim: 1xx answers so far */
     size_t scanned;               /* bytes of link->in that the gate has seen */
-    bool last_name, keep, headed; /* headed: the head is known */
+    bool keep, headed;            /* headed: the head is known */
     bool hungry;                  /* somebody waits for more of the body: the window does not count */
     enum dyn__framing framing;
     int status;
     uint64_t left;   /* SIZED: still to come */
     uint64_t length; /* SIZED: in all */
-    dyn__bytes arena;
-    dyn__http_field *fields;
-    size_t field_count, field_room;
+    dyn__http_fields fields;
     dyn__bytes reply;
     size_t consumed;
     char *into; /* instead of reply */

@@ -16,28 +16,14 @@ static int malformed(dyn_http_call *self, const char *what)
     return dyn__fail(DYN_EPROTO, "the answer of %s is not HTTP/1.1: %s", self->client->url, what);
 }
 
-static int put(dyn_http_call *self, const char *data, size_t length)
+/* What the collecting of fields said, in words. */
+static int told(dyn_http_call *self, int rc)
 {
-    if (dyn__bytes_need(&self->arena, length) < 0) return DYN_ENOMEM;
-    dyn__bytes_put(&self->arena, data, length);
-    return 0;
-}
-
-static int end_value(dyn_http_call *self)
-{
-    if (self->field_count == 0) return 0;
-    dyn__http_field *field = &self->fields[self->field_count - 1];
-    if (self->last_name) { /* "Name:" with nothing behind */
-        field->name_length = (uint32_t)self->arena.length - field->name;
-        if (put(self, "", 1) != 0) return DYN_ENOMEM;
-        field->value = (uint32_t)self->arena.length;
-    }
-    const char *value = self->arena.data + field->value;
-    size_t length = self->arena.length - field->value;
-    while (length > 0 && (value[length - 1] == ' ' || value[length - 1] == '\t')) length--;
-    self->arena.length = field->value + length;
-    field->value_length = (uint32_t)length;
-    return put(self, "", 1);
+    if (rc == DYN_EPROTO) return malformed(self, "a header field has no name");
+    if (rc == DYN_ELIMIT)
+        return dyn__fail(rc, "the answer of %s has more than %u header fields", self->client->url,
+                         self->client->limits.max_headers);
+    return rc;
 }
 
 static int on_url(void *user, const char *data, size_t length)
@@ -49,42 +35,15 @@ static int on_url(void *user, const char *data, size_t length)
 static int on_name(void *user, const char *data, size_t length)
 {
     dyn_http_call *self = user;
-    if (length == 0)
-        return malformed(self, "a header field has no name"); /* the head lies in one piece: no rest of one */
-    if (!self->last_name) {
-        if (end_value(self) != 0) return DYN_ENOMEM;
-        if (self->field_count >= self->client->limits.max_headers)
-            return dyn__fail(DYN_ELIMIT, "the answer of %s has more than %u header fields", self->client->url,
-                             self->client->limits.max_headers);
-        if (self->field_count == self->field_room) {
-            size_t room = self->field_room > 0 ? self->field_room * 2 : 16;
-            dyn__http_field *fields = dyn__realloc(self->fields, room * sizeof(*fields));
-            if (fields == NULL) return DYN_ENOMEM;
-            self->fields = fields;
-            self->field_room = room;
-        }
-        self->fields[self->field_count++] = (dyn__http_field){.name = (uint32_t)self->arena.length};
-        self->last_name = true;
-    }
-    size_t from = self->arena.length;
-    if (put(self, data, length) != 0) return DYN_ENOMEM;
-    for (char *at = self->arena.data + from, *end = at + length; at < end; at++)
-        if (*at >= 'A' && *at <= 'Z') *at |= 32;
-    return 0;
+    int rc = length == 0 ? DYN_EPROTO /* the head lies in one piece: no rest of one */
+                         : dyn__http_fields_name(&self->fields, data, length, self->client->limits.max_headers);
+    return told(self, rc);
 }
 
 static int on_value(void *user, const char *data, size_t length)
 {
     dyn_http_call *self = user;
-    if (self->field_count == 0) return malformed(self, "a header field has no name");
-    if (self->last_name) {
-        dyn__http_field *field = &self->fields[self->field_count - 1];
-        field->name_length = (uint32_t)self->arena.length - field->name;
-        if (put(self, "", 1) != 0) return DYN_ENOMEM;
-        field->value = (uint32_t)self->arena.length;
-        self->last_name = false;
-    }
-    return put(self, data, length);
+    return told(self, dyn__http_fields_value(&self->fields, data, length));
 }
 
 static int on_body(void *user, const char *data, size_t length)
@@ -102,8 +61,8 @@ void dyn__reply_reset(dyn_http_call *self)
     self->parser.on_chunk = NULL;
     dyn__http_parser_reset_answer(&self->parser);
     self->gate = DYN__HTTP_LINE_FIRST;
-    self->scanned = self->field_count = self->arena.length = 0;
-    self->last_name = false;
+    self->scanned = 0;
+    dyn__http_fields_reset(&self->fields);
 }
 
 /* ---- head -------------------------------------------------------------------------------------- */
@@ -130,9 +89,8 @@ static int rules(dyn_http_call *self)
     if (major != 1 || minor > 1) return malformed(self, "it has another version");
     self->status = dyn__http_parser_status(&self->parser);
     if (self->status < 100 || self->status > 599) return malformed(self, "its status is not 100 to 599");
-    for (size_t i = 0; i < self->field_count; i++) {
-        const char *name = self->arena.data + self->fields[i].name, *value = self->arena.data + self->fields[i].value;
-        if (self->fields[i].name_length == 0) return malformed(self, "a header field has no name");
+    for (size_t i = 0; i < self->fields.count; i++) {
+        const char *value, *name = dyn__http_fields_at(&self->fields, i, NULL, &value, NULL);
         if (strcmp(name, "connection") == 0) close |= has_word(value, "close"), keep |= has_word(value, "keep-alive");
         if (strcmp(name, "content-length") == 0) {
             if (length != NULL && strcmp(length, value) != 0) return malformed(self, "it has two lengths");
@@ -203,7 +161,7 @@ int dyn__reply_head(dyn_http_call *self)
         int rc = dyn__http_parse_head(&self->parser, data, head);
         if (self->parser.status < 0) return self->parser.status; /* of a sink */
         if (rc != 0 || !self->parser.head_done) return not_http(self, data, there);
-        if ((rc = end_value(self)) != 0 || (rc = rules(self)) != 0) return rc;
+        if ((rc = told(self, dyn__http_fields_end(&self->fields))) != 0 || (rc = rules(self)) != 0) return rc;
         link->in_from += head;
         data += head;
         there -= head;

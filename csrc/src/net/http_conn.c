@@ -148,71 +148,28 @@ void dyn__http_conn_read(dyn__http_conn *self, const char *data, size_t length)
 
 /* ---- the head ---------------------------------------------------------------------------------- */
 
+static int refusal_of(int rc)
+{
+    return rc == DYN_OK ? 0 : rc == DYN_EPROTO ? 400 : rc == DYN_ELIMIT ? 431 : 503;
+}
+
 static int on_url(void *user, const char *data, size_t length)
 {
     dyn__http_conn *self = user;
-    if (self->x->arena.length + length > self->server->limits.max_url_bytes) return 414;
-    return dyn__http_add_piece(self->x, data, length) < 0 ? 503 : 0;
-}
-
-/* A field's value is complete: cut the blanks at its end, close it with a NUL. */
-static int end_value(dyn__http_conn *self)
-{
-    dyn_http_exchange *x = self->x;
-    if (x->field_count > 0) {
-        dyn__http_field *field = &x->fields[x->field_count - 1];
-        field->value_length = (uint32_t)x->arena.length - field->value;
-        while (field->value_length > 0) {
-            char last = x->arena.data[x->arena.length - 1];
-            if (last != ' ' && last != '\t') break;
-            x->arena.length--;
-            field->value_length--;
-        }
-    }
-    return dyn__http_add_piece(x, "", 1) < 0 ? 503 : 0;
+    if (self->x->head.arena.length + length > self->server->limits.max_url_bytes) return 414;
+    return refusal_of(dyn__http_fields_text(&self->x->head, data, length));
 }
 
 static int on_name(void *user, const char *data, size_t length)
 {
     dyn__http_conn *self = user;
-    dyn_http_exchange *x = self->x;
-    if (!self->last_name) { /* a new field; before the first one this ends the url */
-        int status = end_value(self);
-        if (status != 0) return status;
-        if (x->field_count >= self->server->limits.max_headers) return 431;
-        if (x->field_count == x->field_room) {
-            size_t room = x->field_room * 2;
-            bool inside = x->fields == x->fields_inline;
-            dyn__http_field *fields = dyn__realloc(inside ? NULL : x->fields, room * sizeof(*fields));
-            if (fields == NULL) return 503;
-            if (inside) memcpy(fields, x->fields_inline, sizeof(x->fields_inline));
-            x->fields = fields;
-            x->field_room = room;
-        }
-        x->fields[x->field_count++] = (dyn__http_field){.name = (uint32_t)x->arena.length};
-        self->last_name = true;
-    }
-    size_t from = x->arena.length;
-    if (dyn__http_add_piece(x, data, length) < 0) return 503;
-    for (char *at = x->arena.data + from, *end = at + length; at < end; at++)
-        if (*at >= 'A' && *at <= 'Z') *at |= 32;
-    return 0;
+    return refusal_of(dyn__http_fields_name(&self->x->head, data, length, self->server->limits.max_headers));
 }
 
 static int on_value(void *user, const char *data, size_t length)
 {
     dyn__http_conn *self = user;
-    dyn_http_exchange *x = self->x;
-    if (x->field_count == 0) return 400;
-    if (self->last_name) {
-        dyn__http_field *field = &x->fields[x->field_count - 1];
-        field->name_length = (uint32_t)x->arena.length - field->name;
-        if (field->name_length == 0) return 400;
-        if (dyn__http_add_piece(x, "", 1) < 0) return 503;
-        field->value = (uint32_t)x->arena.length;
-        self->last_name = false;
-    }
-    return dyn__http_add_piece(x, data, length) < 0 ? 503 : 0;
+    return refusal_of(dyn__http_fields_value(&self->x->head, data, length));
 }
 
 static int on_body(void *user, const char *data, size_t length);
@@ -230,7 +187,7 @@ static void start_exchange(dyn__http_conn *self)
     self->since_ns = dyn_now_ns();
     self->gate = 0;
     self->head_bytes = 0;
-    self->last_name = self->discard = self->last_sent = false;
+    self->discard = self->last_sent = false;
     self->body_overhead = 0;
     dyn__http_parser_reset(&self->parser);
 }
@@ -269,7 +226,7 @@ static int refuse_later(dyn__http_conn *self)
     dyn_http_exchange *x = self->x;
     dyn_http_server *server = self->server;
     char allow[128] = "";
-    x->route = dyn__http_find(server, x->method, x->arena.data + x->path, x->path_length, allow);
+    x->route = dyn__http_find(server, x->method, x->head.arena.data + x->path, x->path_length, allow);
     if (x->route != NULL) x->route->refs++;
     bool preflight = server->limits.allow_origin != NULL && strcmp(x->method, "OPTIONS") == 0 &&
                      dyn_http_header(x, "access-control-request-method", NULL) != NULL;
@@ -326,7 +283,7 @@ static void head_done(dyn__http_conn *self)
     uint64_t size = 0;
     bool wants_100 = false;
     const char *message = NULL;
-    int status = end_value(self);
+    int status = refusal_of(dyn__http_fields_end(&x->head));
     if (status == 0) status = dyn__http_check_head(self, &body, &size, &wants_100, &message);
     if (status != 0) {
         refuse(self, status, message != NULL ? message : why(status));
@@ -379,8 +336,8 @@ static size_t take_head(dyn__http_conn *self, const char *data, size_t length)
     }
     self->head_bytes += (size_t)head;
     bool over = self->head_bytes > self->server->limits.max_header_bytes;
-    int status = over && self->x->field_count > 0 ? 431 : dyn__http_parse_head(&self->parser, data, (size_t)head);
-    if (status == 0 && over) status = self->x->field_count > 0 ? 431 : 414;
+    int status = over && self->x->head.count > 0 ? 431 : dyn__http_parse_head(&self->parser, data, (size_t)head);
+    if (status == 0 && over) status = self->x->head.count > 0 ? 431 : 414;
     bool complete = self->gate == DYN__HTTP_HEAD_END;
     if (status == 0 && complete != self->parser.head_done) status = 400;
     if (status == 501 && (data[0] < 'A' || data[0] > 'Z')) status = 400;
@@ -476,7 +433,7 @@ static void absorb(dyn__http_conn *self)
     dyn_http_exchange *x = self->x;
     if (self->state != DYN__BUSY || self->closing || self->writing || self->out.length > DYN__HTTP_KEEP) return;
     pthread_mutex_lock(&x->lock);
-    bool whole = x->ended && !x->aborted && x->keep_alive && x->head == x->pending.length && !x->chunked;
+    bool whole = x->ended && !x->aborted && x->keep_alive && x->raw == x->pending.length && !x->chunked;
     if (whole && (whole = dyn__bytes_need(&self->out, x->pending.length) == DYN_OK))
         dyn__bytes_put(&self->out, x->pending.data, x->pending.length);
     pthread_mutex_unlock(&x->lock);
@@ -614,11 +571,11 @@ void dyn__http_conn_pump(dyn__http_conn *self)
     if (x != NULL && !self->last_sent) {
         pthread_mutex_lock(&x->lock);
         bool ended = x->ended, aborted = x->aborted, chunked = x->chunked && !x->no_body;
-        size_t head = x->head;
+        size_t head = x->raw;
         swap = x->pending;
         x->pending = self->flight;
         self->flight = swap;
-        x->head = 0;
+        x->raw = 0;
         x->in_flight = self->flight.length;
         pthread_mutex_unlock(&x->lock);
         if (aborted) {

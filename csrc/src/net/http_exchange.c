@@ -1,6 +1,6 @@
 /* http_exchange.c -- see dynamo/http.h and http_internal.h. What any thread may do with an exchange.
  *
- * An answer is bytes in `pending`: first the header (`head` bytes, raw), then body. The conn takes the whole buffer
+ * An answer is bytes in `pending`: first the header (`raw` bytes), then body. The conn takes the whole buffer
  * at a time, so a chunk is whatever gathered since the last send.
  */
 #include <stdio.h>
@@ -22,7 +22,7 @@ dyn_http_exchange *dyn__http_exchange_new(dyn_http_server *server)
 {
     dyn_http_exchange *self = dyn__malloc(sizeof(*self));
     if (self == NULL) return NULL;
-    memset(self, 0, offsetof(dyn_http_exchange, fields_inline));
+    memset(self, 0, offsetof(dyn_http_exchange, head));
     pthread_mutex_init(&self->lock, NULL);
     atomic_init(&self->handles, 0);
     atomic_init(&self->refs, 1);
@@ -30,9 +30,7 @@ dyn_http_exchange *dyn__http_exchange_new(dyn_http_server *server)
     atomic_fetch_add_explicit(&server->refs, 1, memory_order_relaxed);
     self->server = server;
     self->task.run = flush_posted;
-    self->fields = self->fields_inline;
-    self->field_room = DYN__COUNT(self->fields_inline);
-    self->arena = (dyn__bytes){self->arena_inline, 0, sizeof(self->arena_inline)};
+    dyn__http_fields_init(&self->head);
     return self;
 }
 
@@ -42,29 +40,13 @@ void dyn__http_exchange_unref(dyn_http_exchange *self)
     dyn_http_server *server = self->server;
     atomic_fetch_sub_explicit(&server->body_bytes, self->body_charged, memory_order_relaxed);
     dyn_buf_unref(self->body);
-    if (self->arena.data != self->arena_inline) dyn__free(self->arena.data);
-    if (self->fields != self->fields_inline) dyn__free(self->fields);
+    dyn__http_fields_free(&self->head);
     dyn__bytes_free(&self->extra);
     dyn__bytes_free(&self->pending);
     dyn_mailbox_unref(self->watch_box);
     pthread_mutex_destroy(&self->lock);
     dyn__free(self);
     dyn__http_server_unref(server);
-}
-
-/* Append to the arena, which starts inside the exchange and moves to the heap when it outgrows that. */
-int dyn__http_add_piece(dyn_http_exchange *self, const char *data, size_t length)
-{
-    dyn__bytes *arena = &self->arena;
-    if (arena->data == self->arena_inline && length > arena->room - arena->length) {
-        dyn__bytes heap = {0};
-        if (dyn__bytes_need(&heap, 2 * arena->room + length) < 0) return DYN_ENOMEM;
-        dyn__bytes_put(&heap, arena->data, arena->length);
-        *arena = heap;
-    }
-    if (dyn__bytes_need(arena, length) < 0) return DYN_ENOMEM;
-    dyn__bytes_put(arena, data, length);
-    return DYN_OK;
 }
 
 /* ---- references -------------------------------------------------------------------------------- */
@@ -95,37 +77,25 @@ const char *dyn_http_method(const dyn_http_exchange *self)
 const char *dyn_http_path(const dyn_http_exchange *self, size_t *length)
 {
     if (length != NULL) *length = self->path_length;
-    return self->arena.data + self->path;
+    return self->head.arena.data + self->path;
 }
 const char *dyn_http_query(const dyn_http_exchange *self, size_t *length)
 {
     if (length != NULL) *length = self->query_length;
-    return self->query_length != 0 ? self->arena.data + self->query : "";
+    return self->query_length != 0 ? self->head.arena.data + self->query : "";
 }
 const char *dyn_http_header(const dyn_http_exchange *self, const char *name, size_t *length)
 {
-    size_t name_length = strlen(name);
-    for (size_t i = 0; i < self->field_count; i++) {
-        const dyn__http_field *field = &self->fields[i];
-        if (field->name_length != name_length || memcmp(self->arena.data + field->name, name, name_length) != 0)
-            continue;
-        if (length != NULL) *length = field->value_length;
-        return self->arena.data + field->value;
-    }
-    return NULL;
+    return dyn__http_fields_find(&self->head, name, length);
 }
 size_t dyn_http_header_count(const dyn_http_exchange *self)
 {
-    return self->field_count;
+    return self->head.count;
 }
 const char *dyn_http_header_at(const dyn_http_exchange *self, size_t n, size_t *name_length, const char **value,
                                size_t *value_length)
 {
-    const dyn__http_field *field = &self->fields[n];
-    if (name_length != NULL) *name_length = field->name_length;
-    if (value != NULL) *value = self->arena.data + field->value;
-    if (value_length != NULL) *value_length = field->value_length;
-    return self->arena.data + field->name;
+    return dyn__http_fields_at(&self->head, n, name_length, value, value_length);
 }
 const uint8_t *dyn_http_body(const dyn_http_exchange *self, size_t *length)
 {
@@ -266,7 +236,7 @@ static int put_header(dyn_http_exchange *self, int status, const char *type, int
     dyn__bytes_put(out, self->extra.data, self->extra.length);
     PUT("\r\n");
 #undef PUT
-    self->head = out->length;
+    self->raw = out->length;
     self->begun = true;
     self->status = status;
     atomic_fetch_add_explicit(&server->answers[status / 100], 1, memory_order_relaxed);
@@ -282,7 +252,7 @@ int dyn_http_respond(dyn_http_exchange *self, int status, const char *type, cons
         return rc;
     }
     if (!self->no_body) dyn__bytes_put(&self->pending, body, length);
-    self->head = self->pending.length; /* all raw */
+    self->raw = self->pending.length; /* all raw */
     self->chunked = false;
     self->ended = true;
     unlock_and_flush(self);
@@ -332,7 +302,7 @@ static int may_write(dyn_http_exchange *self, size_t length)
 
 static void wrote(dyn_http_exchange *self)
 {
-    if (self->no_body) self->pending.length = self->head;
+    if (self->no_body) self->pending.length = self->raw;
     if (self->pending.length + self->in_flight > self->server->limits.low_water_bytes) self->want_drain = true;
 }
 

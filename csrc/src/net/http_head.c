@@ -25,7 +25,7 @@ static bool has_word(const char *value, const char *word)
 /* "http://host/path" and "/path?query" -> path, query */
 static int split_url(dyn_http_exchange *x)
 {
-    const char *url = x->arena.data;
+    const char *url = x->head.arena.data;
     size_t length = strlen(url), from = 0;
     if (strncasecmp(url, "http://", 7) == 0 || strncasecmp(url, "https://", 8) == 0) {
         from = (size_t)(strstr(url, "://") - url) + 3;
@@ -33,7 +33,7 @@ static int split_url(dyn_http_exchange *x)
     } else if (url[0] != '/' && strcmp(url, "*") != 0)
         return 400;
     size_t path = strcspn(url + from, "?#");
-    char *marks = x->arena.data;
+    char *marks = x->head.arena.data;
     if (path == 0) { /* "http://host?x": the path is "/", written over the byte before */
         if (from == 0) return 400;
         marks[--from] = '/';
@@ -90,9 +90,10 @@ int dyn__http_check_head(dyn__http_conn *conn, enum dyn__http_body *body, uint64
     x->is_head = strcmp(x->method, "HEAD") == 0;
     x->started_ns = dyn_now_ns();
     set_request_id(x);
-    for (size_t i = 0; i < x->field_count; i++) {
-        const char *name = x->arena.data + x->fields[i].name, *value = x->arena.data + x->fields[i].value;
-        switch (x->fields[i].name_length) {
+    for (size_t i = 0; i < x->head.count; i++) {
+        size_t name_length;
+        const char *value, *name = dyn__http_fields_at(&x->head, i, &name_length, &value, NULL);
+        switch (name_length) {
         case 4:
             if (strcmp(name, "host") == 0) host_twice = host != NULL, host = value;
             break;

@@ -92,9 +92,30 @@ struct dyn_http_server {
 };
 enum { DYN__HTTP_READ_SPACE = 64 * 1024, DYN__HTTP_STASH_MAX = 32 * 1024, DYN__HTTP_KEEP = 64 * 1024 };
 
+/* The fields of a head, of a request or an answer: http_fields.c. Names in lower case. */
 typedef struct dyn__http_field {
     uint32_t name, name_length, value, value_length; /* offsets into the arena */
 } dyn__http_field;
+typedef struct dyn__http_fields {
+    dyn__bytes arena; /* what came before the first field, then names and values, each with a NUL */
+    dyn__http_field *list;
+    size_t count, room;
+    bool in_name; /* the last piece was of a name */
+    dyn__http_field list_inside[20];
+    char arena_inside[1024]; /* so it may not be moved */
+} dyn__http_fields;
+void dyn__http_fields_init(dyn__http_fields *self);
+void dyn__http_fields_reset(dyn__http_fields *self);
+void dyn__http_fields_free(dyn__http_fields *self);
+/* Pieces as the parser has them.  errors  DYN_ENOMEM, DYN_ELIMIT (over `most` fields), DYN_EPROTO (no name). */
+int dyn__http_fields_text(dyn__http_fields *self, const char *data, size_t length); /* to the arena as it is */
+int dyn__http_fields_name(dyn__http_fields *self, const char *data, size_t length, size_t most);
+int dyn__http_fields_value(dyn__http_fields *self, const char *data, size_t length);
+int dyn__http_fields_end(dyn__http_fields *self); /* the head is complete */
+/* As dyn_http_header() and dyn_http_header_at() say. */
+const char *dyn__http_fields_find(const dyn__http_fields *self, const char *name, size_t *length);
+const char *dyn__http_fields_at(const dyn__http_fields *self, size_t n, size_t *name_length, const char **value,
+                                size_t *value_length);
 
 struct dyn_http_exchange {
     atomic_size_t handles, refs;
@@ -104,9 +125,6 @@ struct dyn_http_exchange {
 
     /* the request; fixed once handed out */
     const char *method;
-    dyn__bytes arena; /* the url, then names and values, each with a NUL */
-    dyn__http_field *fields;
-    size_t field_count, field_room;
     uint32_t path, path_length, query, query_length;
     dyn_buf *body;
     size_t body_length, body_room;
@@ -121,8 +139,8 @@ struct dyn_http_exchange {
     pthread_mutex_t lock;
     dyn__http_conn *conn;
     dyn__bytes extra;   /* fields that the route added, as lines */
-    dyn__bytes pending; /* [0, head) raw, the rest body */
-    size_t head;
+    dyn__bytes pending; /* [0, raw) the header, the rest body */
+    size_t raw;
     size_t in_flight; /* bytes in the conn's hands; `pending` of the public header is both */
     int status;
     bool begun, ended, aborted, chunked, no_body, close_after;
@@ -137,8 +155,7 @@ struct dyn_http_exchange {
     void *events_user;
     bool tail_sent;
 
-    dyn__http_field fields_inline[20];
-    char arena_inline[1024];
+    dyn__http_fields head; /* the url is in front of it */
 };
 enum { DYN__HTTP_WATCH_OFF = 1u << 30 };
 
@@ -154,7 +171,6 @@ struct dyn__http_conn {
     int gate;
     bool first, reading, writing, closing, dirty, consuming, eof, last_sent;
     bool last_answer; /* close when `out` is gone */
-    bool last_name;   /* the parser's last piece was of a name */
     bool discard;     /* the body is read off, not kept: the answer is known */
     int refusal;      /* that answer's status, when discard */
     size_t head_bytes;
@@ -174,7 +190,6 @@ struct dyn__http_conn {
 /* http_exchange.c */
 dyn_http_exchange *dyn__http_exchange_new(dyn_http_server *server); /* one reference; NULL: no memory */
 void dyn__http_exchange_unref(dyn_http_exchange *self);             /* of I4, not a handle */
-int dyn__http_add_piece(dyn_http_exchange *self, const char *data, size_t length);
 void dyn__http_tell_closed(dyn_http_exchange *self);
 void dyn__http_tell_drain(dyn_http_exchange *self);
 /* Answer from inside, with no handle. */
