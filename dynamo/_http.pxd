@@ -11,6 +11,7 @@ cdef class Server:
     cdef dyn_http_server *ptr   # owned; NULL once closed
     cdef Loop loop
     cdef int pid                # of the process that has the loop thread
+    cdef bint secure             # https
     cdef readonly str host
     cdef readonly int port      # 0 until it listens
     cdef object tasks           # those that run handlers

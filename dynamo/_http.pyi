@@ -5,6 +5,7 @@ from typing_extensions import Buffer, Self, disjoint_base
 
 from dynamo._mailbox import Receiver
 from dynamo._metrics import Registry
+from dynamo._tls import TlsContext
 
 _T = TypeVar("_T")
 _Headers = Mapping[str, str] | Iterable[tuple[str, str]]
@@ -46,6 +47,7 @@ class Server:
         write_timeout: float | None = 30.0,
         api_key: str | None = None,
         allow_origin: str | None = None,
+        tls: TlsContext | None = None,
     ) -> Self: ...
     def route(
         self,

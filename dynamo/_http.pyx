@@ -15,6 +15,7 @@ from dynamo._made cimport dyn_only_library_makes
 from dynamo._loop cimport default_loop
 from dynamo._mailbox cimport mailbox_of
 from dynamo._metrics cimport Registry
+from dynamo._tls cimport TlsContext
 from dynamo._unbox cimport utf8
 from dynamo.c_common cimport DYN_EAGAIN, DYN_ECLOSED, dyn_error_clear
 from dynamo.c_http cimport (
@@ -77,6 +78,7 @@ cdef class Server:
     header_timeout, body_timeout, idle_timeout, write_timeout : seconds; None: no limit
     api_key : when given, requests need ``Authorization: Bearer <key>``, except on routes that are `open`
     allow_origin : "*" or one origin: answer CORS preflights and allow that origin; off by default
+    tls : a `TlsContext` made for a server; None: plain HTTP
 
     Examples
     --------
@@ -92,7 +94,7 @@ cdef class Server:
     def __cinit__(self, host="127.0.0.1", int port=0, *, uint32_t max_connections=0, uint32_t max_header_bytes=0,
                   uint32_t max_headers=0, uint32_t max_url_bytes=0, size_t max_body_bytes=0,
                   size_t max_total_body_bytes=0, size_t max_pending_bytes=0, header_timeout=10.0, body_timeout=30.0,
-                  idle_timeout=75.0, write_timeout=30.0, api_key=None, allow_origin=None):
+                  idle_timeout=75.0, write_timeout=30.0, api_key=None, allow_origin=None, TlsContext tls=None):
         cdef dyn_http_settings settings
         cdef bytes key, origin
         if not 0 <= port <= 65535:
@@ -115,6 +117,8 @@ cdef class Server:
         if allow_origin is not None:
             origin = allow_origin.encode()
             settings.allow_origin = origin
+        settings.tls = NULL if tls is None else tls.ptr
+        self.secure = tls is not None
         self.loop = default_loop()
         self.pid = getpid()
         self.host = host or "127.0.0.1"
@@ -234,13 +238,13 @@ cdef class Server:
             "accepted": got.accepted, "refused": got.refused, "requests": got.requests,
             "answers": {f"{i}xx": got.answers[i] for i in range(1, 6)}, "malformed": got.malformed,
             "timed_out": got.timed_out, "cut": got.cut, "bytes_in": got.bytes_in, "bytes_out": got.bytes_out,
-            "connections": got.connections, "body_bytes": got.body_bytes,
+            "connections": got.connections, "body_bytes": got.body_bytes, "bad_handshakes": got.bad_handshakes,
         }
 
     @property
     def url(self):
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"http{'s' if self.secure else ''}://{host}:{self.port}"
 
     def __repr__(self):
         return f"<Server {self.url}{' closed' if self.ptr == NULL else ''}>"

@@ -1,12 +1,7 @@
 from cpython.buffer cimport Py_buffer
 
 from dynamo.c_http_client cimport dyn_http_call, dyn_http_client, dyn_http_hub
-from dynamo.c_tls cimport dyn_tls_context
 from dynamo.c_wire cimport dyn_quill_credits, dyn_quill_reader
-
-
-cdef class TlsContext:
-    cdef dyn_tls_context *ptr       # a reference
 
 
 cdef class Channel:

@@ -4,6 +4,8 @@ from typing import Any, Final
 
 from typing_extensions import Buffer, Self, disjoint_base
 
+from dynamo._tls import TlsContext
+
 IDEMPOTENT: Final[int]
 
 def compress(data: Buffer, level: int = 3) -> bytes: ...
@@ -11,19 +13,6 @@ def decompress(data: Buffer, max_size: int) -> bytes: ...
 def frame(payload: Buffer, flags: int = 1) -> bytes: ...
 def messages(data: Buffer) -> list[bytes]: ...
 def header_line(name: str | bytes, value: str | bytes) -> bytes: ...
-
-@disjoint_base
-class TlsContext:
-    def __new__(
-        cls,
-        *,
-        ca_file: str | None = None,
-        certificate: str | None = None,
-        key: str | None = None,
-        password: str | bytes | None = None,
-        trust_anyone: bool = False,
-        tls_1_3_only: bool = False,
-    ) -> Self: ...
 
 @disjoint_base
 class Channel:

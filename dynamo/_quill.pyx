@@ -17,6 +17,7 @@ from libc.string cimport memcpy, memset
 
 from dynamo._errors cimport check, error_of
 from dynamo._made cimport dyn_only_library_makes
+from dynamo._tls cimport TlsContext
 from dynamo.c_common cimport DYN_EAGAIN, DYN_EPROTO, dyn_error_clear, dyn_error_detail
 from dynamo.c_http_client cimport (
     DYN_HTTP_CALL_DONE, DYN_HTTP_CALL_FAILED, DYN_HTTP_CALL_HEAD, DYN_HTTP_CALL_IDEMPOTENT, DYN_HTTP_CALL_SEND_LATER,
@@ -28,8 +29,6 @@ from dynamo.c_http_client cimport (
     dyn_http_client_settings, dyn_http_client_stats, dyn_http_client_stats_read, dyn_http_client_unref,
     dyn_http_header_check, dyn_http_hub_close_idle, dyn_http_hub_fd, dyn_http_hub_free, dyn_http_hub_go_on,
     dyn_http_hub_new, dyn_http_hub_news, dyn_http_hub_start, dyn_http_hub_turn, dyn_http_request)
-from dynamo.c_tls cimport (
-    dyn_tls_context_new, dyn_tls_context_unref, dyn_tls_settings)
 from dynamo.c_wire cimport (
     DYN_QUILL_CANCEL, DYN_QUILL_CREDITS, DYN_QUILL_DATA, DYN_QUILL_END,
     DYN_QUILL_REFILL, dyn_bytes, dyn_bytes_free, dyn_quill_credit_write, dyn_quill_credits_consumed,
@@ -46,6 +45,15 @@ cdef enum:
     GOODBYE_MS = 50                # between the last frame and the end of the answer
 
 
+# What `out` holds, as bytes; `out` is freed.
+cdef object taken(dyn_bytes *out, int rc):
+    try:
+        check(rc)
+        return PyBytes_FromStringAndSize(<const char *>out.data, out.size)
+    finally:
+        dyn_bytes_free(out)
+
+
 def compress(data, int level=DYN_ZSTD_LEVEL):
     """`data` as one zstd frame."""
     cdef Py_buffer view
@@ -56,11 +64,7 @@ def compress(data, int level=DYN_ZSTD_LEVEL):
     with nogil:
         rc = dyn_zstd_compress(&out, view.buf, view.len, level)
     PyBuffer_Release(&view)
-    try:
-        check(rc)
-        return PyBytes_FromStringAndSize(<const char *>out.data, out.size)
-    finally:
-        dyn_bytes_free(&out)
+    return taken(&out, rc)
 
 
 def decompress(data, size_t max_size):
@@ -73,11 +77,7 @@ def decompress(data, size_t max_size):
     with nogil:
         rc = dyn_zstd_decompress(&out, view.buf, view.len, max_size)
     PyBuffer_Release(&view)
-    try:
-        check(rc)
-        return PyBytes_FromStringAndSize(<const char *>out.data, out.size)
-    finally:
-        dyn_bytes_free(&out)
+    return taken(&out, rc)
 
 
 def frame(payload, int flags=DYN_QUILL_DATA):
@@ -136,46 +136,6 @@ def header_line(name, value):
     cdef bytes raw_value = value.encode("utf-8") if isinstance(value, str) else bytes(value)
     check(dyn_http_header_check(raw_name, PyBytes_GET_SIZE(raw_name), raw_value, PyBytes_GET_SIZE(raw_value)))
     return raw_name + b": " + raw_value + b"\r\n"
-
-
-cdef class TlsContext:
-    """What TLS connections have in common: whom they trust, and who they are.
-
-    Parameters
-    ----------
-    ca_file : PEM file of those whom to trust; None: the system's store
-    certificate, key, password : PEM files of the own certificate with its chain and of its key (None: in the same
-        file), and the key's password
-    trust_anyone : take any certificate and name; for tests on loopback
-    tls_1_3_only : refuse TLS 1.2 (older versions are always refused)
-    """
-
-    def __cinit__(self, *, ca_file=None, certificate=None, key=None, password=None, bint trust_anyone=False,
-                  bint tls_1_3_only=False):
-        cdef dyn_tls_settings settings
-        cdef bytes raw_ca, raw_certificate, raw_key, raw_password
-        cdef int rc
-        memset(&settings, 0, sizeof(settings))
-        settings.trust_anyone = trust_anyone
-        settings.tls_1_3_only = tls_1_3_only
-        if ca_file is not None:
-            raw_ca = os.fsencode(ca_file)
-            settings.ca_file = raw_ca
-        if certificate is not None:
-            raw_certificate = os.fsencode(certificate)
-            settings.certificate = raw_certificate
-        if key is not None:
-            raw_key = os.fsencode(key)
-            settings.key = raw_key
-        if password is not None:
-            raw_password = password.encode() if isinstance(password, str) else bytes(password)
-            settings.password = raw_password
-        with nogil:
-            rc = dyn_tls_context_new(&self.ptr, &settings)
-        check(rc)
-
-    def __dealloc__(self):
-        dyn_tls_context_unref(self.ptr)
 
 
 cdef class Channel:

@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from dynamo.c_loop cimport dyn_loop
 from dynamo.c_mailbox cimport dyn_mail, dyn_mailbox
 from dynamo.c_metrics cimport dyn_metrics
+from dynamo.c_tls cimport dyn_tls_context
 
 
 cdef extern from "dynamo/http.h" nogil:
@@ -26,6 +27,7 @@ cdef extern from "dynamo/http.h" nogil:
         uint32_t idle_timeout_ms
         uint32_t write_timeout_ms
         const char *api_key
+        dyn_tls_context *tls
         const char *allow_origin
     int dyn_http_server_new(dyn_http_server **out, dyn_loop *loop, const dyn_http_settings *settings)
     int dyn_http_server_listen(dyn_http_server *self, const char *host, uint16_t port, uint16_t *bound)
@@ -42,6 +44,7 @@ cdef extern from "dynamo/http.h" nogil:
         uint64_t cut
         uint64_t bytes_in
         uint64_t bytes_out
+        uint64_t bad_handshakes
         uint32_t connections
         size_t body_bytes
     void dyn_http_server_stats(const dyn_http_server *self, dyn_http_stats *out)

@@ -4,7 +4,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "dynamo/tls.h"
+#include "dynamo/http.h"
+#include "dynamo/http_client.h"
 #include "test.h"
 
 /* ---- certificates: an authority, a server "localhost", a client, all in one folder --------------- */
@@ -290,6 +291,115 @@ static void every_allocation_may_fail(void)
     }
 }
 
+/* ---- our server and our client, over TLS ------------------------------------------------------------ */
+
+typedef struct house {
+    dyn_loop *loop;
+    dyn_http_server *server;
+    dyn_http_client *client;
+} house;
+
+static void echo(void *user, dyn_http_exchange *x)
+{
+    size_t length;
+    const uint8_t *body = dyn_http_body(x, &length);
+    (void)user;
+    dyn_http_respond(x, 200, "text/plain", body, length);
+    dyn_http_exchange_unref(x);
+}
+static void pieces(void *user, dyn_http_exchange *x)
+{
+    (void)user;
+    dyn_http_begin(x, 200, "text/plain");
+    for (int i = 0; i < 1000; i++) dyn_http_write(x, "0123456789", 10);
+    dyn_http_end(x);
+    dyn_http_exchange_unref(x);
+}
+
+static void open_house(house *self)
+{
+    make_certificates();
+    dyn_tls_settings serve = serving(), trust = trusting();
+    dyn_http_settings settings = {.header_timeout_ms = 200};
+    dyn_http_client_settings limits = {0};
+    uint16_t port = 0;
+    char url[64];
+    CHECK_EQ(dyn_loop_new(&self->loop), DYN_OK);
+    CHECK_EQ(dyn_tls_context_new(&settings.tls, &serve), DYN_OK);
+    CHECK_EQ(dyn_tls_context_new(&limits.tls, &trust), DYN_OK);
+    CHECK_EQ(dyn_http_server_new(&self->server, self->loop, &settings), DYN_OK);
+    CHECK_EQ(dyn_http_route(self->server, "POST", "/echo", 0, echo, NULL), DYN_OK);
+    CHECK_EQ(dyn_http_route(self->server, "POST", "/pieces", 0, pieces, NULL), DYN_OK);
+    CHECK_EQ(dyn_http_server_listen(self->server, NULL, 0, &port), DYN_OK);
+    snprintf(url, sizeof(url), "https://127.0.0.1:%u", port);
+    CHECK_EQ(dyn_http_client_new(&self->client, url, &limits), DYN_OK);
+    dyn_tls_context_unref(settings.tls);
+    settings.tls = limits.tls; /* a client's */
+    dyn_http_server *refused;
+    CHECK_EQ(dyn_http_server_new(&refused, self->loop, &settings), DYN_EINVAL);
+    dyn_tls_context_unref(limits.tls);
+}
+static void close_house(house *self)
+{
+    dyn_http_client_unref(self->client);
+    dyn_http_server_free(self->server);
+    dyn_loop_unref(self->loop);
+}
+
+/* POST `size` bytes; how many came back, or what failed. */
+static int post(house *self, const char *path, size_t size, uint32_t timeout_ms)
+{
+    char *body = malloc(size + 1);
+    dyn_http_request request = {
+        .method = "POST", .path = path, .body = memset(body, 'x', size), .length = size, .timeout_ms = timeout_ms};
+    dyn_http_call *call = NULL;
+    size_t length = 0;
+    int rc = dyn_http_call_new(&call, self->client, &request);
+    if (rc == DYN_OK)
+        while ((rc = dyn_http_call_run(call)) == DYN_EAGAIN) continue;
+    if (rc == DYN_OK) dyn_http_call_body(call, &length);
+    if (rc == DYN_OK && dyn_http_call_status(call) != 200) rc = DYN_ENOMEM;
+    dyn_http_call_free(call);
+    free(body);
+    return rc < 0 ? rc : (int)length;
+}
+
+static void a_server_speaks_it(void)
+{
+    static const size_t sizes[] = {0, 1, 16 * 1024, 100000, 5 << 20};
+    house h;
+    dyn_http_client_stats stats;
+    open_house(&h);
+    for (size_t i = 0; i < DYN__COUNT(sizes); i++) CHECK_EQ(post(&h, "/echo", sizes[i], 20000), sizes[i]);
+    CHECK_EQ(post(&h, "/pieces", 3, 20000), 10000);
+    dyn_http_client_stats_read(h.client, &stats);
+    CHECK_EQ(stats.opened, 1);
+    close_house(&h);
+}
+
+static int fail_allocations_here(void *arg)
+{
+    dyn__fail_after = *(int *)arg;
+    return DYN_OK;
+}
+
+static void a_failing_allocation_costs_a_connection_at_most(void)
+{
+    house h;
+    int never = -1, rc = DYN_ENOMEM;
+    open_house(&h);
+    for (int nth = 0; nth < 200 && rc < 0;
+         nth++) { /* on the loop's thread the nth allocation fails, and all after it */
+        CHECK_EQ(dyn_loop_run(h.loop, fail_allocations_here, &nth), DYN_OK);
+        rc = post(&h, nth & 1 ? "/echo" : "/pieces", 30000, 200);
+        CHECK_EQ(dyn_loop_run(h.loop, fail_allocations_here, &never), DYN_OK);
+        dyn_http_client_close_idle(h.client);
+    }
+    CHECK(rc > 0);
+    CHECK_EQ(post(&h, "/echo", 100, 10000), 100);
+    close_house(&h);
+}
+
 static void the_folder_is_removed(void)
 {
     const char *const files[] = {ca_file, server_file, client_file, stranger_file};
@@ -301,4 +411,4 @@ static void the_folder_is_removed(void)
 TEST_MAIN(TEST(bytes_come_through_in_pieces_of_any_size), TEST(a_second_connection_is_a_short_one),
           TEST(who_is_not_who_they_say_is_refused), TEST(a_server_may_ask_who_the_client_is),
           TEST(what_is_not_tls_is_refused), TEST(settings_that_cannot_be_are_refused), TEST(every_allocation_may_fail),
-          TEST(the_folder_is_removed))
+          TEST(a_server_speaks_it), TEST(a_failing_allocation_costs_a_connection_at_most), TEST(the_folder_is_removed))

@@ -23,6 +23,7 @@ examples:
   dynamo frontend                                   workers of every namespace, on http://127.0.0.1:8000/v1
   dynamo frontend --port 8001 --router least-loaded beside another one
   dynamo frontend --namespace staging               only workers of `dynamo worker --namespace staging`
+  dynamo frontend --tls-cert-path cert.pem --tls-key-path key.pem    https
   DYN_API_KEY=secret dynamo frontend --host 0.0.0.0 for other machines; clients must send the key
 
 what it serves:
@@ -72,6 +73,8 @@ async def _run(args: argparse.Namespace) -> int:
             grace=args.drain,
             namespace=args.namespace,
             allow_origin=args.allow_origin,
+            tls_cert_path=args.tls_cert_path,
+            tls_key_path=args.tls_key_path,
         )
     )
     asked = 0

@@ -68,6 +68,8 @@ def add_frontend_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="clients must send it as bearer key; better given by DYN_API_KEY (command lines can be seen by others)",
     )
+    group.add_argument("--tls-cert-path", metavar="FILE", help="serve https: the certificate and its chain (PEM)")
+    group.add_argument("--tls-key-path", metavar="FILE", help="the certificate's key (PEM)")
     group.add_argument("--allow-origin", metavar="ORIGIN", help="let pages of this origin (or *) call the API (CORS)")
 
 
@@ -85,7 +87,10 @@ def check_frontend(args: argparse.Namespace) -> None:
     from dynamo.llm.router_config import RouterMode
 
     try:
-        settings = Settings.from_environment(router=args.router)
+        settings = Settings.from_environment(
+            router=args.router, tls_cert_path=args.tls_cert_path, tls_key_path=args.tls_key_path
+        )
+        settings.tls()
     except (DynamoError, OSError, ValueError) as error:
         raise CommandError(str(error), 2) from None
     # As the command line spells it: LeastLoaded -> least-loaded.

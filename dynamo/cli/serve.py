@@ -238,7 +238,12 @@ def frontend_arguments(args: argparse.Namespace) -> list[str]:
     given = ["--host", args.host, "--port", str(args.port), "--namespace", args.namespace]
     if args.router in ROUTERS:  # others come by DYN_ROUTER_MODE only, which the front end sees itself
         given += ["--router", args.router]
-    return [*given, "--drain", str(args.drain), *passed(args, "discovery", "allow_origin")]
+    return [
+        *given,
+        "--drain",
+        str(args.drain),
+        *passed(args, "discovery", "allow_origin", "tls_cert_path", "tls_key_path"),
+    ]
 
 
 def worker_arguments(args: argparse.Namespace) -> list[str]:

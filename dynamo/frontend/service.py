@@ -88,6 +88,7 @@ class Frontend:
             api_key=self.settings.api_key,
             allow_origin=self.settings.allow_origin,
             max_body_bytes=self.settings.body_limit,
+            tls=self.settings.tls(),
         )
         self.page = Page(self)
         self._paths = self.settings.paths or Settings.from_environment({}).paths

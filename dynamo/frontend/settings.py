@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from dynamo._tls import TlsContext
 from dynamo.errors import InvalidArgument
 from dynamo.llm.router_config import KvRouterConfig, mode_from_env
 
@@ -37,6 +38,8 @@ class Settings:
     thresholds : a `LoadThresholdConfig` or None: no worker is ever too busy
     api_key : clients must send ``Authorization: Bearer <key>``; None: nobody is asked
     allow_origin : CORS; None: off
+    tls_cert_path, tls_key_path : PEM files of a certificate with its chain and of its key: serve https
+    tls_client_ca_cert_path : clients must show a certificate that this PEM file vouches for
     migration_limit : how often an answer may go on elsewhere when its worker breaks (a model card may say more)
     overload_status : what "everybody is busy" is answered with
     stream_timeout : seconds that a worker may be silent in the middle of a call; None: for ever
@@ -51,6 +54,9 @@ class Settings:
     thresholds: Any = None
     api_key: str | None = None
     allow_origin: str | None = None
+    tls_cert_path: str | None = None
+    tls_key_path: str | None = None
+    tls_client_ca_cert_path: str | None = None
     namespace: str | None = None
     migration_limit: int = 3
     overload_status: int = 529
@@ -74,6 +80,8 @@ class Settings:
             "router": given.get("router") or mode_from_env(env, "kv").name,
             "router_config": KvRouterConfig.from_env(env),
             "namespace": env.get("DYN_NAMESPACE") or None,
+            "tls_cert_path": env.get("DYN_TLS_CERT_PATH") or None,
+            "tls_key_path": env.get("DYN_TLS_KEY_PATH") or None,
             "paths": {
                 name: env.get(f"DYN_HTTP_SVC_{short}_PATH") or path
                 for name, short, path in (
@@ -96,3 +104,17 @@ class Settings:
         if unknown:
             raise TypeError(f"a front end has no setting {', '.join(sorted(unknown))}")
         return cls(**known)
+
+    def tls(self) -> "TlsContext | None":
+        """What a server needs for https; None: it speaks plain HTTP."""
+        if self.tls_cert_path is None and self.tls_key_path is None and self.tls_client_ca_cert_path is None:
+            return None
+        if self.tls_cert_path is None or self.tls_key_path is None:
+            raise InvalidArgument("https needs a certificate and its key: give --tls-cert-path and --tls-key-path")
+        return TlsContext(
+            server=True,
+            certificate=self.tls_cert_path,
+            key=self.tls_key_path,
+            ca_file=self.tls_client_ca_cert_path,
+            need_client_certificate=self.tls_client_ca_cert_path is not None,
+        )

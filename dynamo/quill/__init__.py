@@ -30,7 +30,7 @@ _TABLE: dict[str, str] = {
     "decode_varint": "dynamo._frames",
     "encode_frame": "dynamo._frames",
     "encode_varint": "dynamo._frames",
-    "TlsContext": "dynamo._quill",
+    "TlsContext": "dynamo._tls",
     "QuillClient": "dynamo.quill.client",
     "DeadlineExceeded": "dynamo.quill.problem",
     "RpcError": "dynamo.quill.problem",

@@ -7,10 +7,10 @@ from dynamo._frames import decode_varint as decode_varint
 from dynamo._frames import encode_frame as encode_frame
 from dynamo._frames import encode_varint as encode_varint
 from dynamo._plugin import convert as convert
-from dynamo._quill import TlsContext as TlsContext
 from dynamo._tensor import Tensor as Tensor
 from dynamo._tensor import TensorMeta as TensorMeta
 from dynamo._tensor import TensorReader as TensorReader
+from dynamo._tls import TlsContext as TlsContext
 from dynamo._token import Token as Token
 from dynamo._token_batch import TokenBatch as TokenBatch
 from dynamo.quill.client import QuillClient as QuillClient

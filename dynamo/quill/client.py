@@ -10,7 +10,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dynamo._quill import IDEMPOTENT, Channel, Stream, TlsContext, header_line
+from dynamo._quill import IDEMPOTENT, Channel, Stream, header_line
+from dynamo._tls import TlsContext
 from dynamo.errors import InvalidArgument, RequestTimeout
 from dynamo.quill.problem import RpcError
 

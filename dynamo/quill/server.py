@@ -14,15 +14,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dynamo._http import Request, Server, status_of
 from dynamo._quill import compress, decompress, frame, messages
+from dynamo._tls import TlsContext
 from dynamo.errors import InvalidArgument, Overloaded
 from dynamo.quill.client import _NAME, TIMEOUT_HEADER, as_body
 from dynamo.quill.problem import RpcError, problem
 
 if TYPE_CHECKING:
+    import os
+
     from typing_extensions import Self
 
     from dynamo._metrics import Registry
     from dynamo._runtime import Context
+
+    _Path = str | os.PathLike[str]
 
 __all__ = ["QuillServer"]
 
@@ -85,6 +90,12 @@ class QuillServer:
         ``auth(headers)``, a function or coroutine function. False refuses with 401; an `RpcError` that it raises is
         sent.
         ``/health`` and ``/metrics`` are open.
+    certfile, keyfile, key_password : path or str, optional
+        Serve https: PEM files of the certificate with its chain, and of its key (in the same file when left out).
+    client_ca : path, optional
+        Clients must show a certificate that this PEM file vouches for.
+    tls : TlsContext, optional
+        The same, ready made.
 
     Examples
     --------
@@ -104,7 +115,22 @@ class QuillServer:
         max_concurrency: int = 0,
         timeout_ms: int = 0,
         auth: Callable[[Mapping[str, str]], Any] | None = None,
+        certfile: _Path | None = None,
+        keyfile: _Path | None = None,
+        key_password: str | None = None,
+        client_ca: _Path | None = None,
+        tls: TlsContext | None = None,
     ) -> None:
+        if tls is None and (certfile is not None or keyfile is not None or client_ca is not None):
+            tls = TlsContext(
+                server=True,
+                certificate=certfile,
+                key=keyfile,
+                password=key_password,
+                ca_file=client_ca,
+                need_client_certificate=client_ca is not None,
+            )
+        self._tls = tls
         self._max_body = max_body_bytes
         self._max_connections = max_connections
         self._max_concurrency = max_concurrency
@@ -207,7 +233,7 @@ class QuillServer:
         await self._main(host, port, None)
 
     async def _main(self, host: str, port: int, ready: threading.Event | None) -> None:
-        server = Server(host, port, max_body_bytes=self._max_body, max_connections=self._max_connections)
+        server = Server(host, port, max_body_bytes=self._max_body, max_connections=self._max_connections, tls=self._tls)
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._metrics = _Metrics()
@@ -228,7 +254,7 @@ class QuillServer:
 
     @property
     def address(self) -> str:
-        """``http://host:port`` while it runs."""
+        """``http://host:port`` (or https) while it runs."""
         if self._server is None:
             raise RuntimeError("this server does not run: call start(), or await serve()")
         return self._server.url

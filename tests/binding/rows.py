@@ -296,7 +296,6 @@ ROWS: dict[str, Row] = {
     "_quill.Channel": Row(inside=True),
     "_quill.Hub": Row(inside=True),
     "_quill.Stream": Row(inside=True, sealed=True),
-    "_quill.TlsContext": Row(inside=True),
     "_router.Decision": Row(lambda: core_with_worker().pick([1] * 16)),
     "_router.SelectionCore": Row(
         core,
@@ -391,6 +390,12 @@ ROWS: dict[str, Row] = {
         ),
         refused=(lambda: of("_token_batch", "TokenBatch").decode(b"\1"),),
         view=lambda made: made.ids,
+    ),
+    "_tls.TlsContext": Row(
+        lambda: of("_tls", "TlsContext")(trust_anyone=True),
+        inside=True,
+        wrong=(lambda w: of("_tls", "TlsContext")(ca_file=w),),
+        refused=(lambda: of("_tls", "TlsContext")(key="k.pem"), lambda: of("_tls", "TlsContext")(server=True)),
     ),
     "_tokens.Detokenizer": Row(
         lambda: of("_tokens", "Detokenizer")(vocab()),

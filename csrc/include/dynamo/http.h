@@ -1,6 +1,6 @@
 /* http.h -- an HTTP/1.1 server on the loop thread (area net).
  *
- *   bytes -> gate + parser -> [ exchange ] -> route: a C handler on the loop thread, or mail to Python
+ *   bytes -> [TLS] -> gate + parser -> [ exchange ] -> route: a C handler on the loop thread, or mail to Python
  *                                  |
  *            socket <- one send <- pending bytes <- respond | begin, write ..., end   (any thread)
  *
@@ -22,6 +22,7 @@
 #include "dynamo/loop.h"
 #include "dynamo/mailbox.h"
 #include "dynamo/metrics.h"
+#include "dynamo/tls.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -43,17 +44,20 @@ typedef struct dyn_http_settings {
     size_t max_total_body_bytes; /* 1 GiB in all bodies that are held at one time; more: 503 */
     size_t max_pending_bytes;    /* 4 MiB of answer that the client has not read; then write says DYN_EAGAIN */
     size_t low_water_bytes;      /* 64 KiB, at most half of the above: more pending is congestion, see on_drain */
-    uint32_t header_timeout_ms;  /* 10 s from the first byte of a request to the end of its header: 408 */
-    uint32_t body_timeout_ms;    /* 30 s for a body, and 1 ms more for each byte that came: 408 */
-    uint32_t idle_timeout_ms;    /* 75 s between requests */
-    uint32_t write_timeout_ms;   /* 30 s in which the client read nothing of what was pending */
-    const char *api_key;         /* none: every request needs "Authorization: Bearer <key>", else 401. Copied. */
-    const char *allow_origin;    /* none: no CORS. "*" or one origin: CORS headers and preflights. Copied. */
+    uint32_t
+        header_timeout_ms;    /* 10 s from the first byte of a request to the end of its header: 408. From connecting to
+                                  * the end of the TLS handshake and the first byte: the connection is closed. */
+    uint32_t body_timeout_ms; /* 30 s for a body, and 1 ms more for each byte that came: 408 */
+    uint32_t idle_timeout_ms; /* 75 s between requests */
+    uint32_t write_timeout_ms; /* 30 s in which the client read nothing of what was pending */
+    const char *api_key;       /* none: every request needs "Authorization: Bearer <key>", else 401. Copied. */
+    dyn_tls_context *tls;      /* none: plain HTTP. Made for a server. A reference is taken. */
+    const char *allow_origin;  /* none: no CORS. "*" or one origin: CORS headers and preflights. Copied. */
 } dyn_http_settings;
 
 /* Make a server that listens nowhere yet.
  * loop      a reference is taken.    settings  borrowed for the call; NULL: all defaults.
- * errors    DYN_ENOMEM, DYN_EINVAL (a limit that contradicts another, an api_key with odd bytes). */
+ * errors    DYN_ENOMEM, DYN_EINVAL (a limit that contradicts another, an api_key with odd bytes, a client's TLS). */
 DYN_API int dyn_http_server_new(dyn_http_server **out, dyn_loop *loop, const dyn_http_settings *settings);
 /* Listen. May be called more than once, for several addresses.
  * host   an address or a name; NULL: 127.0.0.1.     port  0: any free one.
@@ -74,9 +78,10 @@ typedef struct dyn_http_stats {
     uint64_t answers[6];           /* by first digit of the status; [0] unused */
     uint64_t malformed, timed_out; /* answered 4xx by the server itself; of these 408 */
     uint64_t cut;                  /* connections lost or closed with an answer unfinished */
-    uint64_t bytes_in, bytes_out;
-    uint32_t connections; /* now */
-    size_t body_bytes;    /* now, in bodies of requests */
+    uint64_t bytes_in, bytes_out;  /* of the sockets; TLS counts */
+    uint64_t bad_handshakes;       /* TLS connections that never came to a request */
+    uint32_t connections;          /* now */
+    size_t body_bytes;             /* now, in bodies of requests */
 } dyn_http_stats;
 DYN_API void dyn_http_server_stats(const dyn_http_server *self, dyn_http_stats *out);
 

@@ -134,10 +134,10 @@ struct dyn_http_call {
 
     /* the answer */
     dyn__http_parser parser;
-    int gate, interim;            /* interim: 1xx answers so far */
-    size_t scanned;               /* bytes of link->in that the gate has seen */
-    bool keep, headed;            /* headed: the head is known */
-    bool hungry;                  /* somebody waits for more of the body: the window does not count */
+    int gate, interim; /* interim: 1xx answers so far */
+    size_t scanned;    /* bytes of link->in that the gate has seen */
+    bool keep, headed; /* headed: the head is known */
+    bool hungry;       /* somebody waits for more of the body: the window does not count */
     enum dyn__framing framing;
     int status;
     uint64_t left;   /* SIZED: still to come */

@@ -1,6 +1,7 @@
 /* http_conn.c -- one connection: bytes in, one exchange at a time, bytes out. Loop thread only.
  *
- *   socket -> read() -> [stash] -> take_head | take_body -> dispatch        pump: out, pending -> one send
+ *   socket -> [TLS] -> read() -> [stash] -> take_head | take_body -> dispatch
+ *   pump: out, pending -> bufs -> [TLS: sealed] -> one send
  *
  * See http_internal.h for the picture and I1..I5.
  */
@@ -9,9 +10,10 @@
 static void run_stash(dyn__http_conn *self);
 static void resume_reading(dyn__http_conn *self);
 static void feed(dyn__http_conn *self, const char *data, size_t length);
+static void send_on(dyn__http_conn *self);
 
 #define MS(ms) ((uint64_t)(ms) * 1000000)
-enum { LINGER_MS = 2000, MAX_LINGERING = 256 };
+enum { LINGER_MS = 2000, MAX_LINGERING = 256, SEAL = 256 * 1024 }; /* SEAL: bytes for TLS at a time */
 
 /* ---- closing ----------------------------------------------------------------------------------- */
 
@@ -23,6 +25,8 @@ static void on_closed(uv_handle_t *handle)
     dyn__bytes_free(&self->out);
     dyn__bytes_free(&self->out_flight);
     dyn__bytes_free(&self->flight);
+    dyn__bytes_free(&self->sealed);
+    dyn_tls_free(self->tls);
     dyn__free(self);
     dyn__http_server_conn_gone(server);
 }
@@ -46,6 +50,16 @@ static void detach(dyn__http_conn *self, bool complete)
     dyn__http_exchange_unref(x);
 }
 
+/* TLS's last words, as far as the kernel takes them at once; without them an answer that is cut is seen to be cut. */
+static void say_goodbye(dyn__http_conn *self)
+{
+    const char *data;
+    dyn_tls_goodbye(self->tls);
+    size_t length = dyn_tls_pending(self->tls, &data);
+    uv_buf_t buf = uv_buf_init((char *)(uintptr_t)data, (unsigned)length);
+    if (length > 0) uv_try_write((uv_stream_t *)&self->tcp, &buf, 1);
+}
+
 void dyn__http_conn_close(dyn__http_conn *self)
 {
     dyn_http_server *server = self->server;
@@ -65,6 +79,7 @@ void dyn__http_conn_close(dyn__http_conn *self)
     if (self->state == DYN__LINGER) server->lingering--;
     if (self->state == DYN__BUSY) atomic_fetch_add_explicit(&server->cut, 1, memory_order_relaxed);
     detach(self, false);
+    if (self->tls != NULL && self->state == DYN__IDLE && !self->writing) say_goodbye(self);
     uv_close((uv_handle_t *)&self->tcp, on_closed);
 }
 
@@ -86,6 +101,11 @@ static void linger(dyn__http_conn *self)
     self->server->lingering++;
     self->since_ns = dyn_now_ns() + MS(LINGER_MS);
     dyn__bytes_empty(&self->stash, 0);
+    if (self->tls != NULL) {
+        dyn_tls_goodbye(self->tls);
+        send_on(self);
+        if (self->closing) return;
+    }
     if (uv_shutdown(&self->shutdown, (uv_stream_t *)&self->tcp, on_shutdown) != 0)
         dyn__http_conn_close(self);
     else
@@ -94,19 +114,85 @@ static void linger(dyn__http_conn *self)
 
 /* ---- reading ----------------------------------------------------------------------------------- */
 
+/* Where plain bytes go: the rest of a long body where it belongs at once. */
+static uv_buf_t space(dyn__http_conn *self)
+{
+    dyn_http_exchange *x = self->x;
+    if (self->state == DYN__BODY && !self->body_chunked && !self->discard && self->stash.length == 0 &&
+        self->body_left >= DYN__HTTP_READ_SPACE)
+        return uv_buf_init((char *)dyn_buf_data(x->body) + x->body_length,
+                           (unsigned)(self->body_left > 1u << 30 ? 1u << 30 : self->body_left));
+    return uv_buf_init(self->server->read_space, DYN__HTTP_READ_SPACE);
+}
+
 static void on_space(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 {
     dyn__http_conn *self = DYN__CONTAINER(handle, dyn__http_conn, tcp);
-    dyn_http_exchange *x = self->x;
+    char *room;
+    size_t size;
     (void)suggested;
-    /* The rest of a long body goes where it belongs at once. */
-    if (self->state == DYN__BODY && !self->body_chunked && !self->discard && self->stash.length == 0 &&
-        self->body_left >= DYN__HTTP_READ_SPACE) {
-        *buf = uv_buf_init((char *)dyn_buf_data(x->body) + x->body_length,
-                           (unsigned)(self->body_left > 1u << 30 ? 1u << 30 : self->body_left));
-        return;
+    if (self->tls == NULL || self->state == DYN__LINGER)
+        *buf = space(self);
+    else if (dyn_tls_room(self->tls, &room, &size) == DYN_OK)
+        *buf = uv_buf_init(room, (unsigned)size);
+    else
+        *buf = uv_buf_init(NULL, 0); /* on_read() is told UV_ENOBUFS */
+}
+
+/* The client sends no more. `clean`: it said so, and may still read what is written all the same. */
+static void ended(dyn__http_conn *self, bool clean)
+{
+    if (self->reading) uv_read_stop((uv_stream_t *)&self->tcp);
+    self->eof = true;
+    self->reading = false;
+    if (clean && self->state == DYN__BUSY)
+        dyn__http_tell_closed(self->x);
+    else
+        dyn__http_conn_close(self);
+}
+
+/* No TLS: the connection is of no use. Plain HTTP is told why, whatever else gets TLS's alert. */
+static void not_shaken(dyn__http_conn *self, bool plain)
+{
+    static const char sorry[] =
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 116\r\nConnection: close\r\n\r\n"
+        "{\"error\":{\"message\":\"this port speaks TLS: use "
+        "https://\",\"type\":\"invalid_request_error\",\"param\":null,"
+        "\"code\":\"tls\"}}\n";
+    atomic_fetch_add_explicit(&self->server->bad_handshakes, 1, memory_order_relaxed);
+    if (plain) {
+        uv_buf_t buf = uv_buf_init((char *)(uintptr_t)sorry, sizeof(sorry) - 1);
+        uv_try_write((uv_stream_t *)&self->tcp, &buf, 1);
+        dyn_tls_free(self->tls);
+        self->tls = NULL;
     }
-    *buf = uv_buf_init(self->server->read_space, DYN__HTTP_READ_SPACE);
+    linger(self);
+}
+
+/* What TLS makes of the bytes that came. */
+static void unseal(dyn__http_conn *self)
+{
+    int rc = DYN_OK;
+    if (!self->shaken) {
+        rc = dyn_tls_handshake(self->tls);
+        self->shaken = rc == DYN_OK;
+        if (rc < 0 && rc != DYN_EAGAIN) {
+            dyn_error_clear();
+            not_shaken(self, false);
+            return;
+        }
+    }
+    while (rc == DYN_OK && !self->closing && self->state != DYN__LINGER) {
+        uv_buf_t buf = space(self);
+        size_t got;
+        if ((rc = dyn_tls_read(self->tls, buf.base, buf.len, &got)) == DYN_OK) dyn__http_conn_read(self, buf.base, got);
+    }
+    if (self->closing || self->state == DYN__LINGER) return;
+    if (rc != DYN_EAGAIN) {
+        dyn_error_clear();
+        ended(self, rc == DYN_ECLOSED);
+    } else if (!self->writing)
+        send_on(self); /* the handshake's next step, a ticket, an answer to a new key */
 }
 
 static void on_read(uv_stream_t *stream, ssize_t got, const uv_buf_t *buf)
@@ -114,15 +200,21 @@ static void on_read(uv_stream_t *stream, ssize_t got, const uv_buf_t *buf)
     dyn__http_conn *self = DYN__CONTAINER(stream, dyn__http_conn, tcp);
     if (got == 0) return;
     if (got < 0) {
-        self->eof = true;
-        self->reading = false;
-        if (got == UV_EOF && self->state == DYN__BUSY)
-            dyn__http_tell_closed(self->x); /* it may still read: an answer that is written all the same is sent */
-        else
-            dyn__http_conn_close(self);
+        ended(self, got == UV_EOF);
         return;
     }
-    dyn__http_conn_read(self, buf->base, (size_t)got);
+    atomic_fetch_add_explicit(&self->server->bytes_in, (size_t)got, memory_order_relaxed);
+    if (self->state == DYN__LINGER) return;
+    if (self->tls == NULL) {
+        dyn__http_conn_read(self, buf->base, (size_t)got);
+        return;
+    }
+    if (self->first && !self->shaken && buf->base[0] >= 'A' && buf->base[0] <= 'Z') {
+        not_shaken(self, true);
+        return;
+    }
+    dyn_tls_fed(self->tls, (size_t)got);
+    unseal(self);
 }
 
 static void resume_reading(dyn__http_conn *self)
@@ -141,7 +233,6 @@ static bool may_parse(const dyn__http_conn *self)
 
 void dyn__http_conn_read(dyn__http_conn *self, const char *data, size_t length)
 {
-    atomic_fetch_add_explicit(&self->server->bytes_in, length, memory_order_relaxed);
     if (self->state == DYN__LINGER) return;
     feed(self, data, length);
 }
@@ -533,45 +624,128 @@ static void on_written(uv_write_t *request, int status)
         dyn__http_conn_close(self);
         return;
     }
-    all_sent(self);
+    dyn__bytes_empty(&self->sealed, DYN__HTTP_KEEP);
+    send_on(self);
     if (!self->closing) dyn__http_conn_pump(self);
 }
 
 static const char last_chunk[] = "\r\n0\r\n\r\n";
 
-/* Chunk framing around `data` bytes, into bufs. */
-static unsigned frame(dyn__http_conn *self, uv_buf_t *bufs, char *data, size_t length, bool last)
+static void add(dyn__http_conn *self, const char *data, size_t length)
 {
-    unsigned n = 0;
-    if (length > 0) {
-        static const char hex[] = "0123456789abcdef";
-        char *at = self->chunk_head + sizeof(self->chunk_head);
-        *--at = '\n', *--at = '\r';
-        for (size_t left = length; left != 0; left >>= 4) *--at = hex[left & 15];
-        bufs[n++] = uv_buf_init(at, (unsigned)(self->chunk_head + sizeof(self->chunk_head) - at));
-        bufs[n++] = uv_buf_init(data, (unsigned)length);
-        bufs[n++] = uv_buf_init((char *)(uintptr_t)last_chunk, last ? 7 : 2);
-    } else if (last)
-        bufs[n++] = uv_buf_init((char *)(uintptr_t)last_chunk + 2, 5);
-    return n;
+    if (length > 0) self->bufs[self->buf_count++] = uv_buf_init((char *)(uintptr_t)data, (unsigned)length);
+}
+
+/* Chunk framing around `data`. */
+static void add_chunk(dyn__http_conn *self, const char *data, size_t length, bool last)
+{
+    static const char hex[] = "0123456789abcdef";
+    char *at = self->chunk_head + sizeof(self->chunk_head);
+    if (length == 0) {
+        if (last) add(self, last_chunk + 2, 5);
+        return;
+    }
+    *--at = '\n', *--at = '\r';
+    for (size_t left = length; left != 0; left >>= 4) *--at = hex[left & 15];
+    add(self, at, (size_t)(self->chunk_head + sizeof(self->chunk_head) - at));
+    add(self, data, length);
+    add(self, last_chunk, last ? 7 : 2);
+}
+
+static void skip_sent(dyn__http_conn *self, size_t sent)
+{
+    while (sent > 0) {
+        uv_buf_t *buf = &self->bufs[self->buf_at];
+        size_t part = sent < buf->len ? sent : buf->len;
+        buf->base += part;
+        buf->len -= part;
+        sent -= part;
+        if (buf->len == 0) self->buf_at++;
+    }
+}
+
+/* Encrypt some of bufs. */
+static int seal(dyn__http_conn *self)
+{
+    size_t done = 0;
+    int rc = DYN_OK;
+    for (unsigned i = self->buf_at; self->shaken && i < self->buf_count && done < SEAL && rc == DYN_OK; i++) {
+        size_t part = self->bufs[i].len < SEAL - done ? self->bufs[i].len : SEAL - done;
+        rc = dyn_tls_write(self->tls, self->bufs[i].base, part);
+        done += part;
+    }
+    skip_sent(self, done);
+    dyn__tls_take(self->tls, &self->sealed);
+    return rc;
+}
+
+/* Send what is in bufs, and what TLS has to say. Not while `writing`. */
+static void send_on(dyn__http_conn *self)
+{
+    for (;;) {
+        uv_buf_t sealed, *bufs = self->bufs + self->buf_at;
+        unsigned n = self->buf_count - self->buf_at;
+        if (self->tls != NULL) {
+            if (seal(self) < 0) {
+                dyn_error_clear();
+                dyn__http_conn_close(self);
+                return;
+            }
+            sealed = uv_buf_init(self->sealed.data, (unsigned)self->sealed.length);
+            bufs = &sealed;
+            n = sealed.len > 0;
+        }
+        if (n == 0) {
+            self->buf_at = self->buf_count = 0;
+            if (self->state != DYN__LINGER) all_sent(self);
+            return;
+        }
+        size_t total = 0;
+        for (unsigned i = 0; i < n; i++) total += bufs[i].len;
+        atomic_fetch_add_explicit(&self->server->bytes_out, total, memory_order_relaxed);
+        int sent = uv_try_write((uv_stream_t *)&self->tcp, bufs, n);
+        if (sent == UV_EAGAIN) sent = 0;
+        if (sent < 0) {
+            dyn__http_conn_close(self);
+            return;
+        }
+        bool all = (size_t)sent == total;
+        if (self->tls != NULL) {
+            sealed.base += sent;
+            sealed.len -= (size_t)sent;
+            if (all) dyn__bytes_empty(&self->sealed, DYN__HTTP_KEEP);
+        } else {
+            skip_sent(self, (size_t)sent);
+            bufs = self->bufs + self->buf_at;
+            n = self->buf_count - self->buf_at;
+        }
+        if (all) continue;
+        if (uv_write(&self->write, (uv_stream_t *)&self->tcp, bufs, n, on_written) != 0) {
+            dyn__http_conn_close(self);
+            return;
+        }
+        if (self->tls == NULL) self->buf_at = self->buf_count; /* libuv has its own list of them */
+        self->writing = true;
+        self->stuck_at = SIZE_MAX;
+        self->stuck_since_ns = dyn_now_ns();
+        return;
+    }
 }
 
 /* Send what there is. */
 void dyn__http_conn_pump(dyn__http_conn *self)
 {
-    uv_buf_t bufs[6];
-    unsigned n = 0;
     if (self->closing || self->writing || self->state == DYN__LINGER) return;
 
     dyn_http_exchange *x = self->state == DYN__BUSY ? self->x : NULL;
     dyn__bytes swap = self->out;
     self->out = self->out_flight;
     self->out_flight = swap;
-    if (self->out_flight.length > 0) bufs[n++] = uv_buf_init(self->out_flight.data, (unsigned)self->out_flight.length);
+    add(self, self->out_flight.data, self->out_flight.length);
     if (x != NULL && !self->last_sent) {
         pthread_mutex_lock(&x->lock);
-        bool ended = x->ended, aborted = x->aborted, chunked = x->chunked && !x->no_body;
-        size_t head = x->raw;
+        bool is_last = x->ended, aborted = x->aborted, chunked = x->chunked && !x->no_body;
+        size_t raw = x->raw;
         swap = x->pending;
         x->pending = self->flight;
         self->flight = swap;
@@ -582,45 +756,14 @@ void dyn__http_conn_pump(dyn__http_conn *self)
             dyn__http_conn_close(self);
             return;
         }
-        if (head > 0) bufs[n++] = uv_buf_init(self->flight.data, (unsigned)head);
+        add(self, self->flight.data, raw);
         if (chunked)
-            n += frame(self, bufs + n, self->flight.data + head, self->flight.length - head, ended);
-        else if (self->flight.length > head)
-            bufs[n++] = uv_buf_init(self->flight.data + head, (unsigned)(self->flight.length - head));
-        self->last_sent = ended;
+            add_chunk(self, self->flight.data + raw, self->flight.length - raw, is_last);
+        else
+            add(self, self->flight.data + raw, self->flight.length - raw);
+        self->last_sent = is_last;
     }
-    if (n == 0) {
-        if (self->last_sent || self->last_answer) all_sent(self);
-        return;
-    }
-    size_t total = 0;
-    for (unsigned i = 0; i < n; i++) total += bufs[i].len;
-    atomic_fetch_add_explicit(&self->server->bytes_out, total, memory_order_relaxed);
-    int sent = uv_try_write((uv_stream_t *)&self->tcp, bufs, n);
-    if (sent == UV_EAGAIN) sent = 0;
-    if (sent < 0) {
-        dyn__http_conn_close(self);
-        return;
-    }
-    if ((size_t)sent == total) {
-        all_sent(self);
-        return;
-    }
-    unsigned from = 0;
-    for (size_t skip = (size_t)sent; skip > 0;) {
-        size_t part = skip < bufs[from].len ? skip : bufs[from].len;
-        bufs[from].base += part;
-        bufs[from].len -= part;
-        skip -= part;
-        if (bufs[from].len == 0) from++;
-    }
-    if (uv_write(&self->write, (uv_stream_t *)&self->tcp, bufs + from, n - from, on_written) != 0) {
-        dyn__http_conn_close(self);
-        return;
-    }
-    self->writing = true;
-    self->stuck_at = SIZE_MAX;
-    self->stuck_since_ns = dyn_now_ns();
+    if (self->buf_count > 0 || self->last_sent || self->last_answer) send_on(self);
 }
 
 /* ---- time and birth ---------------------------------------------------------------------------- */
@@ -684,7 +827,10 @@ dyn__http_conn *dyn__http_conn_new(dyn_http_server *server)
 {
     dyn__http_conn *self = dyn__calloc(1, sizeof(*self));
     if (self == NULL) return NULL;
-    if (uv_tcp_init(dyn_loop_uv(server->loop), &self->tcp) != 0) {
+    dyn_tls_context *tls = server->limits.tls;
+    if ((tls != NULL && dyn_tls_new(&self->tls, tls, NULL) < 0) ||
+        uv_tcp_init(dyn_loop_uv(server->loop), &self->tcp) != 0) {
+        dyn_tls_free(self->tls);
         dyn__free(self);
         return NULL;
     }
@@ -727,6 +873,10 @@ void dyn__http_conn_accept(dyn_http_server *server, uv_stream_t *listener, bool 
         atomic_load_explicit(&server->connections, memory_order_relaxed) > server->limits.max_connections) {
         atomic_fetch_add_explicit(&server->refused, 1, memory_order_relaxed);
         uv_buf_t buf = uv_buf_init((char *)(uintptr_t)full, sizeof(full) - 1);
+        if (self->tls != NULL) { /* it would take a handshake to say so */
+            dyn__http_conn_close(self);
+            return;
+        }
         uv_try_write((uv_stream_t *)&self->tcp, &buf, 1);
         linger(self);
     }

@@ -85,7 +85,8 @@ struct dyn_http_server {
     atomic_bool stopping;
     atomic_size_t body_bytes;
     atomic_uint connections;
-    _Atomic uint64_t accepted, refused, requests, answers[6], malformed, timed_out, cut, bytes_in, bytes_out;
+    _Atomic uint64_t accepted, refused, requests, answers[6], malformed, timed_out, cut, bytes_in, bytes_out,
+        bad_handshakes;
     pthread_mutex_t date_lock;
     int64_t date_second;
     char date[32];
@@ -183,7 +184,12 @@ struct dyn__http_conn {
     dyn__bytes stash; /* read, not parsed yet */
     size_t stash_used;
     dyn__bytes out, out_flight, flight; /* whole answers and 100s; those in the kernel's queue; a taken `pending` */
+    uv_buf_t bufs[8];                   /* what is being sent, out of these: [buf_at, buf_count) is left of it */
+    unsigned buf_at, buf_count;
     char chunk_head[24];
+    dyn_tls *tls;      /* NULL: plain */
+    bool shaken;       /* its handshake is over */
+    dyn__bytes sealed; /* what TLS made of bufs; in the kernel's hands while `writing` */
     char peer[64];
 };
 
@@ -202,6 +208,9 @@ void dyn__http_conn_touch(dyn__http_conn *self); /* pump it at the end of this t
 void dyn__http_conn_close(dyn__http_conn *self);
 void dyn__http_conn_sweep(dyn__http_conn *self, uint64_t now);
 void dyn__http_conn_read(dyn__http_conn *self, const char *data, size_t length); /* as if it had come from the socket */
+/* tls.c */
+bool dyn__tls_is_server(const dyn_tls_context *self);
+void dyn__tls_take(dyn_tls *self, dyn__bytes *out); /* what is pending, into *out, whose empty memory it gets */
 /* http_head.c */
 /* Look at a complete head: 0, or the status and message of a refusal. Sets the exchange's path, body, keep-alive;
  * *body: what follows. */

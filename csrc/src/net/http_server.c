@@ -54,6 +54,8 @@ int dyn_http_server_new(dyn_http_server **out, dyn_loop *loop, const dyn_http_se
     for (const char *at = origin; at != NULL && *at != 0; at++)
         if (*at <= ' ' || *at > '~')
             return dyn__fail(DYN_EINVAL, "allow_origin may have visible ASCII characters only");
+    if (limits.tls != NULL && !dyn__tls_is_server(limits.tls))
+        return dyn__fail(DYN_EINVAL, "the TLS context is a client's: make one for a server, with a certificate");
     if (key != NULL && *key == 0) return dyn__fail(DYN_EINVAL, "the api key is empty: leave it out to have none");
 
     dyn_http_server *self = dyn__calloc(1, sizeof(*self));
@@ -64,6 +66,7 @@ int dyn_http_server_new(dyn_http_server **out, dyn_loop *loop, const dyn_http_se
     self->loop = dyn_loop_ref(loop);
     limits.api_key = limits.allow_origin = NULL;
     self->limits = limits;
+    if (limits.tls != NULL) dyn_tls_context_ref(limits.tls);
     if (uv_random(NULL, NULL, self->random, sizeof(self->random), 0, NULL) != 0) self->random[0] = dyn_now_ns();
     self->random[0] |= 1;
     if ((self->read_space = dyn__malloc(DYN__HTTP_READ_SPACE)) == NULL) goto no_memory;
@@ -84,6 +87,7 @@ void dyn__http_server_unref(dyn_http_server *self)
     pthread_mutex_destroy(&self->date_lock);
     dyn__free((char *)(uintptr_t)self->limits.api_key);
     dyn__free((char *)(uintptr_t)self->limits.allow_origin);
+    dyn_tls_context_unref(self->limits.tls);
     dyn__free(self->read_space);
     dyn__free(self->routes);
     dyn__free(self);
@@ -322,6 +326,7 @@ void dyn_http_server_stats(const dyn_http_server *self, dyn_http_stats *out)
         .cut = GET(cut),
         .bytes_in = GET(bytes_in),
         .bytes_out = GET(bytes_out),
+        .bad_handshakes = GET(bad_handshakes),
         .connections = GET(connections),
         .body_bytes = GET(body_bytes),
     };

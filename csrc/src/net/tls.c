@@ -119,6 +119,21 @@ static int keep_session(SSL *ssl, SSL_SESSION *session)
     return 1;
 }
 
+/* A client that names protocols gets HTTP/1.1 when that is among them, else no word about it. */
+static int choose_protocol(SSL *ssl, const unsigned char **out, unsigned char *length, const unsigned char *offered,
+                           unsigned offered_length, void *user)
+{
+    static const unsigned char ours[] = "http/1.1";
+    (void)ssl, (void)user;
+    for (unsigned at = 0; at < offered_length; at += offered[at] + 1u) {
+        if (offered[at] != sizeof(ours) - 1 || memcmp(offered + at + 1, ours, sizeof(ours) - 1) != 0) continue;
+        *out = offered + at + 1;
+        *length = offered[at];
+        return SSL_TLSEXT_ERR_OK;
+    }
+    return SSL_TLSEXT_ERR_NOACK;
+}
+
 static int load(dyn_tls_context *self, const dyn_tls_settings *s)
 {
     SSL_CTX *ctx = self->ctx;
@@ -186,6 +201,7 @@ int dyn_tls_context_new(dyn_tls_context **out, const dyn_tls_settings *settings)
     } else {
         static const unsigned char id[] = "dynamo";
         SSL_CTX_set_session_id_context(self->ctx, id, sizeof(id) - 1);
+        SSL_CTX_set_alpn_select_cb(self->ctx, choose_protocol, NULL);
         int how = s->need_client_certificate ? SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT
                   : s->ca_file != NULL       ? SSL_VERIFY_PEER
                                              : SSL_VERIFY_NONE;
@@ -215,6 +231,11 @@ void dyn_tls_context_unref(dyn_tls_context *self)
     if (self->password != NULL) OPENSSL_cleanse(self->password, strlen(self->password));
     dyn__free(self->password);
     dyn__free(self);
+}
+
+bool dyn__tls_is_server(const dyn_tls_context *self)
+{
+    return self->server;
 }
 
 /* ---- filter ------------------------------------------------------------------------------------ */
@@ -361,6 +382,14 @@ void dyn_tls_sent(dyn_tls *self, size_t size)
         self->sent = 0;
         dyn__bytes_empty(&self->out, KEEP);
     }
+}
+
+void dyn__tls_take(dyn_tls *self, dyn__bytes *out)
+{
+    dyn__bytes empty = *out;
+    assert(out->length == 0 && self->sent == 0);
+    *out = self->out;
+    self->out = empty;
 }
 
 void dyn_tls_goodbye(dyn_tls *self)
