@@ -9,6 +9,8 @@ cdef class DType:
 
 # The one object of this code, which must be valid.
 cdef DType dtype_of(int code)
+# Is this one of our names?
+cdef bint is_name(str name) noexcept
 # The code of a DType, of a name ("float32") or of anything numpy.dtype() takes. TypeError: it is none.
 cdef int code_of(object dtype) except -1
 # The code of a struct format with this item size; 0: not one of ours.

@@ -241,6 +241,10 @@ cdef int code_of_name(str name) except -1:
     return code
 
 
+cdef bint is_name(str name) noexcept:
+    return name in _codes
+
+
 cdef int code_of(object dtype) except -1:
     if type(dtype) is DType:
         return (<DType>dtype).info.code

@@ -2,6 +2,7 @@
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint32_t, uintptr_t
 
+from dynamo._dtype cimport is_name
 from dynamo._errors cimport check
 from dynamo._index cimport RadixTree
 from dynamo._tensor cimport Tensor, tensor_empty, tensor_from_buf, tensor_of
@@ -84,7 +85,10 @@ cdef int _register_kernel(const char *name, int in_dtype, int out_dtype, dyn_plu
                           void *user) except -1:
     if kernel == NULL or dyn_dtype(out_dtype) == NULL or (in_dtype != 0 and dyn_dtype(in_dtype) == NULL):
         raise errors.InvalidArgument(f"a kernel from dtype {in_dtype} to {out_dtype}: no such dtype, or no function")
-    _kernels[_name(name, _kernels)] = (in_dtype, out_dtype, <uintptr_t>kernel, <uintptr_t>user)
+    text = _name(name, _kernels)
+    if is_name(text):
+        raise errors.InvalidArgument(f"a kernel {text!r}: that is the name of a dtype")
+    _kernels[text] = (in_dtype, out_dtype, <uintptr_t>kernel, <uintptr_t>user)
     return 0
 
 

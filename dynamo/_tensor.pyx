@@ -16,7 +16,7 @@ from cpython.sequence cimport PySequence_GetSlice
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from dynamo._dtype cimport DType, code_of, code_of_format, dtype_of
+from dynamo._dtype cimport DType, code_of, code_of_format, dtype_of, is_name
 from dynamo._errors cimport check
 from dynamo.c_common cimport dyn_buf, dyn_buf_data, dyn_buf_new, dyn_buf_new_zeroed, dyn_buf_ref, dyn_buf_size
 from dynamo.c_common cimport dyn_buf_unref
@@ -44,6 +44,7 @@ cdef enum:
     MAX_DIMS = 64
 
 cdef uint64_t GIL_FROM = 1 << 18    # bytes: about 10 microseconds of copying
+cdef uint64_t LARGE = 4 << 20       # bytes: from here on our memory is quicker to get than anybody's
 
 
 @cython.final
@@ -867,6 +868,8 @@ cdef class Tensor:
         dtype = self._dtype.numpy
         if not copy:
             return viewed(self, dtype)
+        if self.nbytes >= LARGE:
+            return viewed(copied(self, None), dtype)    # into pages that are there already
         array = numpy.empty(list_of(self.c.shape, self.c.ndim), dtype)
         if self._dtype.info.format != NULL:
             PyObject_GetBuffer(array, &view, PyBUF_WRITABLE)
@@ -1028,6 +1031,21 @@ cdef class Tensor:
         """
         return frames_of(self, chunk_size)
 
+    def framed(self, chunk_size=65536):
+        """What `to_frames` gives, copied into one piece: for those who take one buffer.
+
+        Parameters
+        ----------
+        chunk_size : int
+            Bytes of a PAYLOAD, 1 to 2^32 - 1.
+
+        Returns
+        -------
+        memoryview
+            Of bytes. From 4 MiB on it is made several times as fast as ``b"".join(t.to_frames())``.
+        """
+        return PyMemoryView_FromObject(joined_frames(self if self.packed else copied(self, self.name), chunk_size))
+
     @staticmethod
     def from_frames(data, *, max_bytes=1 << 30):
         """The one tensor of a whole stream of frames.
@@ -1106,11 +1124,20 @@ cdef class Tensor:
         float8_e4m3fn). Floats become integers toward zero, NaN 0 and what does not fit the nearest that does; integers
         become narrower ones modulo 2^bits; bool is what is not 0.
 
+        Parameters
+        ----------
+        dtype : DType or str
+            Also the name of a conversion that a plug-in has registered (`dynamo.quill.convert`).
+
         Raises
         ------
         ValueError
             complex64 to what has no imaginary part.
         """
+        if type(dtype) is str and not is_name(dtype):
+            from dynamo._plugin import convert, kernel_names
+            if dtype in kernel_names():
+                return convert(self, dtype)
         return converted(self, code_of(dtype))
 
     # -- numbers --
@@ -1394,24 +1421,60 @@ cdef Tensor flat_bytes(Tensor self):
     return out
 
 
-cdef list frames_of(Tensor self, object chunk_size):
-    cdef dyn_tensor_meta meta
-    cdef uint8_t small[512]
-    cdef uint8_t *heads = small
-    cdef size_t meta_end
-    cdef uint64_t at, chunk
-    cdef bytes name = b"" if self.name is None else (<str>self.name).encode()
-    cdef bytes full
-    cdef list out
+cdef uint64_t chunk_of(object chunk_size) except 0:
     if not 1 <= chunk_size <= 0xffffffff:
         raise ValueError(f"chunk_size is {chunk_size}: must be 1 to 2^32 - 1")
-    chunk = chunk_size
+    return chunk_size
+
+
+cdef void meta_of(Tensor self, bytes name, dyn_tensor_meta *meta) noexcept:
     meta.dtype = self.c.dtype
     meta.device = DYN_DEVICE_CPU
     meta.ndim = self.c.ndim
     memcpy(meta.shape, self.c.shape, self.c.ndim * sizeof(int64_t))
     meta.name = name
     meta.name_size = len(name)
+
+
+cdef Tensor joined_frames(Tensor self, object chunk_size):
+    cdef dyn_tensor_meta meta
+    cdef bytes name = b"" if self.name is None else (<str>self.name).encode()
+    cdef uint32_t chunk = <uint32_t>chunk_of(chunk_size)
+    cdef size_t count = dyn_tensor_iov_count(self.nbytes, chunk), heads, i
+    cdef int64_t total = 0
+    cdef iovec *pieces
+    cdef uint8_t *at
+    cdef Tensor out
+    meta_of(self, name, &meta)
+    heads = dyn_tensor_heads_size(&meta)
+    pieces = <iovec *>PyMem_Malloc(count * sizeof(iovec) + heads)
+    if pieces == NULL:
+        raise MemoryError()
+    try:
+        check(dyn_tensor_iov(&meta, self.c.data, chunk, <uint8_t *>(pieces + count), pieces))
+        for i in range(count):
+            total += pieces[i].iov_len
+        out = tensor_empty(DYN_UINT8, 1, &total, None)
+        at = <uint8_t *>out.c.data
+        with nogil:
+            for i in range(count):
+                memcpy(at, pieces[i].iov_base, pieces[i].iov_len)
+                at += pieces[i].iov_len
+        return out
+    finally:
+        PyMem_Free(pieces)
+
+
+cdef list frames_of(Tensor self, object chunk_size):
+    cdef dyn_tensor_meta meta
+    cdef uint8_t small[512]
+    cdef uint8_t *heads = small
+    cdef size_t meta_end
+    cdef uint64_t at, chunk = chunk_of(chunk_size)
+    cdef bytes name = b"" if self.name is None else (<str>self.name).encode()
+    cdef bytes full
+    cdef list out
+    meta_of(self, name, &meta)
     meta_end = DYN_TENSOR_HEAD + dyn_tensor_meta_size(&meta)
     if meta_end + DYN_TENSOR_HEAD > sizeof(small):
         if meta.name_size > 0xffff:

@@ -31,8 +31,8 @@ _MAX_PATHS = 1024
 
 def as_body(request: Any) -> Any:
     """What is sent for a request: a tensor's frames, what tokens encode to, else the request's own bytes."""
-    if hasattr(request, "to_frames"):
-        return b"".join(request.to_frames())
+    if hasattr(request, "framed"):
+        return request.framed()
     if hasattr(request, "encode") and not isinstance(request, str):
         return request.encode()
     return request

@@ -109,6 +109,8 @@ for call, kind, word in [
     (lambda: quill.convert(Tensor([1.0]), "unpack4"), ValueError, "takes uint8, not float32"),
     (lambda: quill.convert(Tensor([1.0]), "nothing"), LookupError, "no plug-in has registered"),
     (lambda: quill.convert([1.0], "unpack4"), TypeError, "list"),
+    (lambda: Tensor([1.0]).astype("unpack4"), ValueError, "takes uint8, not float32"),
+    (lambda: Tensor([1.0]).astype("unpack5"), TypeError, "no dtype is called 'unpack5'"),
 ]:
     try:
         call()
@@ -117,7 +119,9 @@ for call, kind, word in [
     else:
         raise SystemExit("no error")
 strided = Tensor.from_numpy(np.arange(8, dtype=np.uint8)[::2], copy=False)
-assert quill.convert(strided, "unpack4").to_numpy().tolist() == [0, 2, 4, 6]
+for made in (quill.convert(strided, "unpack4"), strided.astype("unpack4")):
+    assert made.to_numpy().tolist() == [0, 2, 4, 6] and made.dtype.name == "float32"
+assert Tensor([1.0]).astype("f8").dtype.name == "float64"
 for _ in range(1000):
     sticky.ramp(100)
 print("whole")

@@ -41,8 +41,8 @@ def meta(shape, code=8, name=b"", nbytes=0):
 @pytest.mark.parametrize("name", CASES)
 def test_streams_are_quills_to_the_byte(name):
     array, label, chunk = CASES[name]
-    frames = Tensor.from_numpy(array, label).to_frames(chunk_size=chunk)
-    assert b"".join(frames) == STREAMS[name]
+    tensor = Tensor.from_numpy(array, label)
+    assert b"".join(tensor.to_frames(chunk_size=chunk)) == tensor.framed(chunk) == STREAMS[name]
     back = Tensor.from_frames(STREAMS[name])
     assert back.name == label and back.to_numpy().dtype == array.dtype and np.array_equal(back.to_numpy(), array)
     assert back.shape == list(array.shape)
@@ -52,6 +52,17 @@ def test_a_tensor_that_was_on_a_gpu_is_read():
     tensor = Tensor.from_frames(STREAMS["bfloat16 [2] device cuda"])
     assert (tensor.dtype.name, tensor.shape, tensor.device) == ("bfloat16", [2], "cpu")
     assert tensor.view("uint16").to_numpy().tolist() == [0x3F80, 0x4000]
+
+
+def test_a_large_stream_in_one_piece_is_the_joined_one():
+    turned = Tensor.from_numpy(np.arange(3 << 20, dtype=np.uint16).reshape(1024, -1).T, "long " * 200, copy=False)
+    one = turned.framed(100_000)
+    assert one == b"".join(turned.to_frames(100_000)) and one.format == "B" and one.nbytes > 6 << 20
+    assert Tensor.from_frames(one) == turned and Tensor.from_frames(one).name == turned.name
+    with pytest.raises(ValueError, match="chunk_size is 0"):
+        turned.framed(0)
+    with pytest.raises(OverflowError, match="a frame holds 65,?535"):
+        turned.renamed("x" * 65536).framed()
 
 
 def test_payloads_are_views_and_not_copies():

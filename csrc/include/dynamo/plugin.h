@@ -71,7 +71,8 @@ typedef struct dyn_plugin_api {
     /* Name a cost function: KvRouterConfig(router_cost_formula=name) uses it. -1 with an exception set when the name is
      * taken. Kept until the process ends, and so must be what it uses. */
     int (*register_cost)(const char *name, dyn_router_cost cost, void *user);
-    /* Name a conversion to the dtype out_dtype: dynamo.quill.convert(tensor, name) uses it. As register_cost.
+    /* Name a conversion to the dtype out_dtype: tensor.astype(name) and dynamo.quill.convert(tensor, name) use it. As
+     * register_cost; no dtype's name.
      * in_dtype  0: it takes any. */
     int (*register_kernel)(const char *name, int in_dtype, int out_dtype, dyn_plugin_kernel kernel, void *user);
 #endif

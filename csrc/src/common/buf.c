@@ -62,8 +62,9 @@ static int make(dyn_buf **out, size_t size, bool zeroed)
 {
     if (size > SIZE_MAX / 2) return DYN_ENOMEM;
     size_t room = size < PAGED ? 0 : (HEAD + size + PAGE - 1) & ~(size_t)(PAGE - 1);
-    void *raw = room > 0 && !zeroed ? take_spare(room) : NULL; /* fresh pages come zeroed, and only when they are touched */
-#ifdef DYN__SANITIZED /* which is to see what is written behind the end */
+    void *raw =
+        room > 0 && !zeroed ? take_spare(room) : NULL; /* fresh pages come zeroed, and only when they are touched */
+#ifdef DYN__SANITIZED                                  /* which is to see what is written behind the end */
     if (raw == NULL) raw = room > 0 ? dyn__pages(HEAD + size) : dyn__aligned(HEAD, HEAD + size);
 #else
     if (raw == NULL) raw = room > 0 ? dyn__pages(room) : dyn__malloc(HEAD - 1 + HEAD + size);

@@ -134,23 +134,23 @@ static inline __m128i narrow_f16(floats f)
         for (; i + WIDE <= count; i += WIDE) STORE_32(out + i, widen_##to(LOAD_16(from + i)));                 \
     }                                                                                                          \
     for (; i < count; i++) out[i] = f32_of_##to(from[i])
-#define NARROW(to)                                                                                               \
-    size_t i = 0;                                                                                                \
-    if (count * sizeof(*out) >= DYN__STREAM_FROM) {                                                              \
-        for (; (uintptr_t)(out + i) % (sizeof(floats) / 2) != 0; i++) out[i] = to##_of_f32(from[i]);             \
-        for (; i + 2 * WIDE <= count; i += 2 * WIDE) {                                                           \
-            STREAM_16(out + i, narrow_##to(LOAD_32(from + i)));                                                  \
-            STREAM_16(out + i + WIDE, narrow_##to(LOAD_32(from + i + WIDE)));                                    \
-        }                                                                                                        \
-        _mm_sfence();                                                                                            \
-    } else {                                                                                                     \
-        for (; i + 2 * WIDE <= count; i += 2 * WIDE) {                                                           \
-            AHEAD(from + i), AHEAD(from + i + WIDE);                                                             \
-            halves a = narrow_##to(LOAD_32(from + i)), b = narrow_##to(LOAD_32(from + i + WIDE));                \
-            STORE_16(out + i, a), STORE_16(out + i + WIDE, b);                                                   \
-        }                                                                                                        \
-        for (; i + WIDE <= count; i += WIDE) STORE_16(out + i, narrow_##to(LOAD_32(from + i)));                  \
-    }                                                                                                            \
+#define NARROW(to)                                                                                   \
+    size_t i = 0;                                                                                    \
+    if (count * sizeof(*out) >= DYN__STREAM_FROM) {                                                  \
+        for (; (uintptr_t)(out + i) % (sizeof(floats) / 2) != 0; i++) out[i] = to##_of_f32(from[i]); \
+        for (; i + 2 * WIDE <= count; i += 2 * WIDE) {                                               \
+            STREAM_16(out + i, narrow_##to(LOAD_32(from + i)));                                      \
+            STREAM_16(out + i + WIDE, narrow_##to(LOAD_32(from + i + WIDE)));                        \
+        }                                                                                            \
+        _mm_sfence();                                                                                \
+    } else {                                                                                         \
+        for (; i + 2 * WIDE <= count; i += 2 * WIDE) {                                               \
+            AHEAD(from + i), AHEAD(from + i + WIDE);                                                 \
+            halves a = narrow_##to(LOAD_32(from + i)), b = narrow_##to(LOAD_32(from + i + WIDE));    \
+            STORE_16(out + i, a), STORE_16(out + i + WIDE, b);                                       \
+        }                                                                                            \
+        for (; i + WIDE <= count; i += WIDE) STORE_16(out + i, narrow_##to(LOAD_32(from + i)));      \
+    }                                                                                                \
     for (; i < count; i++) out[i] = to##_of_f32(from[i])
 #else
 #define WIDEN(to) \
