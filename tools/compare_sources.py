@@ -16,7 +16,11 @@ import sys
 import sysconfig
 
 RUN, SHARE = 6, 0.02
-DECLARES = re.compile(r"^(from|import|@|def|async def|class|cdef|cpdef|ctypedef|cimport)\b|^\w+: [^=]+( = .*)?$")
+DECLARES = re.compile(
+    r"^(from|import|@|def|async def|class|cdef|cpdef|ctypedef|cimport)\b"
+    r"|^if (typing\.)?TYPE_CHECKING:$"  # what follows are imports
+    r"|^\w+: [^=]+( = .*)?$"
+)
 TYPES = {"TypeAliasType", "TypeVar", "ParamSpec", "NewType"}
 
 

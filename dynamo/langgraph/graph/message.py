@@ -193,10 +193,8 @@ def push_message(
         noted = here["metadata"]
         graph_ns = tuple(noted["langgraph_checkpoint_ns"].split(NS_SEP))[:-1]  # without the node that is running
         for handler in handlers:
-            if not isinstance(handler, StreamMessagesHandler):
-                continue
-            if handler.subgraphs or not graph_ns or graph_ns == handler.parent_ns:
-                handler._emit((graph_ns, noted), shown, dedupe=False)
+            if isinstance(handler, StreamMessagesHandler) and handler.shows(graph_ns):
+                handler.show((graph_ns, noted), shown)
     if state_key:
         here[CONF][CONFIG_KEY_SEND]([(state_key, shown)])
     return shown  # type: ignore[no-any-return]

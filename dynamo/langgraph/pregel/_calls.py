@@ -27,12 +27,11 @@ def _durability(asked: str | None, old: dict[str, Any]) -> str | None:
     return "async" if during else "exit"
 
 
-def _run(call: Call, *, in_loop: bool) -> "Run":
+def _run(kind: "type[Run]", call: Call, *, in_loop: bool) -> "Run":
     """The run that is asked for."""
-    from dynamo.langgraph.pregel._run import Run
-
-    call["durability"] = _durability(call["durability"], call.pop("kwargs"))
-    return Run(call.pop("self"), call.pop("input"), call.pop("config"), in_loop=in_loop, **call)
+    if old := call.pop("kwargs"):
+        call["durability"] = _durability(call["durability"], old)
+    return kind(call.pop("self"), call.pop("input"), call.pop("config"), in_loop=in_loop, **call)
 
 
 def _for_result(call: Call) -> Call:
@@ -56,25 +55,25 @@ def _to_show(call: Call) -> Call:
 def invoke(call: Call) -> Any:
     from dynamo.langgraph.pregel import _run as runs
 
-    return runs.invoke(_run(_for_result(call), in_loop=False))
+    return runs.invoke(_run(runs.Run, _for_result(call), in_loop=False))
 
 
 async def ainvoke(call: Call) -> Any:
     from dynamo.langgraph.pregel import _run as runs
 
-    return await runs.ainvoke(_run(_for_result(call), in_loop=True))
+    return await runs.ainvoke(_run(runs.Run, _for_result(call), in_loop=True))
 
 
 def stream(call: Call) -> Iterator[Any]:
     from dynamo.langgraph.pregel import _run as runs
 
-    return runs.stream(_run(_to_show(call), in_loop=False))
+    return runs.stream(_run(runs.Run, _to_show(call), in_loop=False))
 
 
 def astream(call: Call) -> AsyncGenerator[Any]:
     from dynamo.langgraph.pregel import _run as runs
 
-    return runs.astream(_run(_to_show(call), in_loop=True))  # type: ignore[return-value]
+    return runs.astream(_run(runs.Run, _to_show(call), in_loop=True))  # type: ignore[return-value]
 
 
 own(globals())

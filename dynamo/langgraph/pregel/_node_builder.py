@@ -6,11 +6,11 @@ from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._runnable import RunnableSeq, coerce_to_runnable
 from dynamo.langgraph.pregel._read import DEFAULT_BOUND, PregelNode
 from dynamo.langgraph.pregel._utils import validate_timeout_supported
-from dynamo.langgraph.pregel._write import PASSTHROUGH, ChannelWrite, ChannelWriteEntry
+from dynamo.langgraph.pregel._write import ChannelWrite, ChannelWriteEntry
 from dynamo.langgraph.types import CachePolicy, RetryPolicy, TimeoutPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from datetime import timedelta
     from typing import TypeAlias
 
@@ -21,113 +21,97 @@ if TYPE_CHECKING:
 
 
 class NodeBuilder:
-    """Says step by step what a node reads, does and writes; `Pregel` takes it as it is."""
+    """Says step by step what a node reads, does and writes; `Pregel` takes it as it is.
 
-    __slots__ = (
-        *("_bound", "_cache_policy", "_channels", "_metadata", "_retry_policy", "_tags", "_timeout", "_triggers"),
-        "_writes",
-    )
+    What has been said is kept as the arguments of `PregelNode`, and the writes beside them.
+    """
 
-    _channels: str | list[str]
-    _triggers: list[str]
-    _tags: list[str]
-    _metadata: dict[str, Any]
-    _writes: list[ChannelWriteEntry]
-    _bound: Any
-    _retry_policy: list[RetryPolicy]
-    _cache_policy: CachePolicy[Any] | None
-    _timeout: TimeoutPolicy | None
+    __slots__ = ("_said", "_writes")
 
     def __init__(self) -> None:
-        self._bound = DEFAULT_BOUND
-        self._channels, self._triggers, self._writes = [], [], []
-        self._tags, self._metadata = [], {}
-        self._retry_policy, self._cache_policy, self._timeout = [], None, None
+        self._said: dict[str, Any] = {
+            **{name: [] for name in ("channels", "triggers", "tags", "retry_policy")},
+            **{"bound": DEFAULT_BOUND, "metadata": {}, "cache_policy": None, "timeout": None},
+        }
+        self._writes: list[ChannelWriteEntry] = []
+
+    def _also(self, what: str, more: "Iterable[Any]") -> "Self":
+        known = self._said[what]
+        known += [one for one in more if one not in known]
+        return self
 
     def subscribe_only(self, channel: str) -> "Self":
         """Start on updates of one channel, whose value is the input."""
-        if self._channels:
-            raise ValueError("Cannot subscribe to single channels when other channels are already subscribed to")
-        self._channels = channel
-        self._triggers.append(channel)
-        return self
+        if known := self._said["channels"]:
+            raise ValueError(
+                f"subscribe_only({channel!r}) makes one channel the whole input, and the node reads {known!r} already; "
+                "use subscribe_to for several"
+            )
+        self._said["channels"] = channel
+        return self._also("triggers", (channel,))
 
     def subscribe_to(self, *channels: str, read: bool = True) -> "Self":
         """Start on updates of any of these channels; with `read`, they are in the input, a mapping."""
-        if isinstance(self._channels, str):
-            raise ValueError("Cannot subscribe to channels when subscribed to a single channel")
-        if read:
-            self._add_channels(channels)
-        self._triggers += [channel for channel in channels if channel not in self._triggers]
-        return self
+        self._need_mapping(channels)
+        self._also("triggers", channels)
+        return self._also("channels", channels) if read else self
 
     def read_from(self, *channels: str) -> "Self":
         """Have these channels in the input too, without starting on their updates."""
-        assert isinstance(self._channels, list), "Cannot read additional channels when subscribed to single channels"
-        self._add_channels(channels)
-        return self
+        self._need_mapping(channels)
+        return self._also("channels", channels)
 
-    def _add_channels(self, channels: tuple[str, ...]) -> None:
-        assert isinstance(self._channels, list)
-        self._channels += [channel for channel in channels if channel not in self._channels]
+    def _need_mapping(self, channels: tuple[str, ...]) -> None:
+        only = self._said["channels"]
+        if isinstance(only, str):
+            raise ValueError(
+                f"The input of the node is the value of {only!r}, by subscribe_only, and cannot have {channels} beside "
+                "it; use subscribe_to for all of them"
+            )
 
     def do(self, node: "RunnableLike[Any, Any]") -> "Self":
         """Run this; after what was said before, if there is such."""
-        added = coerce_to_runnable(node, name=None, trace=True)
-        if self._bound is DEFAULT_BOUND:
-            self._bound = added
-        else:
-            self._bound = RunnableSeq(self._bound, added)
+        before, added = self._said["bound"], coerce_to_runnable(node, name=None, trace=True)
+        self._said["bound"] = added if before is DEFAULT_BOUND else RunnableSeq(before, added)
         return self
 
     def write_to(self, *channels: str | ChannelWriteEntry, **kwargs: "_WriteValue") -> "Self":
         """Write the result to channels; as a keyword, a fixed value, or what a function makes of the result."""
-        for channel in channels:
-            entry = ChannelWriteEntry(channel) if isinstance(channel, str) else channel
-            self._writes.append(entry)
+        self._writes += (ChannelWriteEntry(one) if isinstance(one, str) else one for one in channels)
         for name, value in kwargs.items():
-            if callable(value):
-                self._writes.append(ChannelWriteEntry(name, PASSTHROUGH, mapper=value))
-            else:
-                self._writes.append(ChannelWriteEntry(name, value))
+            made = {"mapper": value} if callable(value) else {"value": value}
+            self._writes.append(ChannelWriteEntry(name, **made))
         return self
 
     def meta(self, *tags: str, **metadata: Any) -> "Self":
         """Tags and metadata of its runs."""
-        self._tags += tags
-        self._metadata |= metadata
+        self._said["tags"] += tags
+        self._said["metadata"] |= metadata
         return self
 
     def add_retry_policies(self, *policies: RetryPolicy) -> "Self":
         """How to go on when it fails; the first policy that fits counts."""
-        self._retry_policy += policies
+        self._said["retry_policy"] += policies
         return self
 
     def add_cache_policy(self, policy: CachePolicy[Any]) -> "Self":
         """Keep its results."""
-        self._cache_policy = policy
+        self._said["cache_policy"] = policy
         return self
 
     def set_timeout(self, timeout: "float | timedelta | TimeoutPolicy | None") -> "Self":
         """How long an attempt may take; only for what runs asynchronously."""
-        self._timeout = TimeoutPolicy.coerce(timeout)
+        self._said["timeout"] = TimeoutPolicy.coerce(timeout)
         return self
 
     def build(self) -> PregelNode:
-        """The node."""
-        if self._timeout is not None:
-            validate_timeout_supported(self._bound, name=self._bound.get_name())
-        return PregelNode(
-            channels=self._channels,
-            triggers=self._triggers,
-            bound=self._bound,
-            writers=[ChannelWrite(list(self._writes))],
-            tags=self._tags,
-            metadata=self._metadata,
-            timeout=self._timeout,
-            cache_policy=self._cache_policy,
-            retry_policy=list(self._retry_policy),
-        )
+        """The node; what is said later does not change it."""
+        said: dict[str, Any] = {
+            name: what.copy() if isinstance(what, (list, dict)) else what for name, what in self._said.items()
+        }
+        if said["timeout"] is not None:
+            validate_timeout_supported(said["bound"], name=said["bound"].get_name())
+        return PregelNode(writers=[ChannelWrite([*self._writes])], **said)
 
 
 own(globals(), module="langgraph.pregel.main")

@@ -21,19 +21,24 @@ class PregelProtocol(VirtualRunnable, Generic[StateT, ContextT, InputT, OutputT]
     """A graph: its runs, its state and its drawing, each for plain and for asynchronous callers."""
 
     @abstractmethod
-    def with_config(self, config: "RunnableConfig | None" = None, **kwargs: Any) -> "Self": ...
+    def with_config(self, config: "RunnableConfig | None" = None, **kwargs: Any) -> "Self":
+        """The same graph, with this merged into the config of every run."""
 
     @abstractmethod
-    def get_graph(self, config: "RunnableConfig | None" = None, *, xray: int | bool = False) -> "Graph": ...
+    def get_graph(self, config: "RunnableConfig | None" = None, *, xray: int | bool = False) -> "Graph":
+        """The drawing of the graph."""
 
     @abstractmethod
-    async def aget_graph(self, config: "RunnableConfig | None" = None, *, xray: int | bool = False) -> "Graph": ...
+    async def aget_graph(self, config: "RunnableConfig | None" = None, *, xray: int | bool = False) -> "Graph":
+        """`get_graph` for asynchronous callers."""
 
     @abstractmethod
-    def get_state(self, config: "RunnableConfig", *, subgraphs: bool = False) -> StateSnapshot: ...
+    def get_state(self, config: "RunnableConfig", *, subgraphs: bool = False) -> StateSnapshot:
+        """The state of a thread, or of one of its checkpoints."""
 
     @abstractmethod
-    async def aget_state(self, config: "RunnableConfig", *, subgraphs: bool = False) -> StateSnapshot: ...
+    async def aget_state(self, config: "RunnableConfig", *, subgraphs: bool = False) -> StateSnapshot:
+        """`get_state` for asynchronous callers."""
 
     @abstractmethod
     def get_state_history(
@@ -43,7 +48,8 @@ class PregelProtocol(VirtualRunnable, Generic[StateT, ContextT, InputT, OutputT]
         filter: dict[str, Any] | None = None,
         before: "RunnableConfig | None" = None,
         limit: int | None = None,
-    ) -> Iterator[StateSnapshot]: ...
+    ) -> Iterator[StateSnapshot]:
+        """The states of a thread, the latest first."""
 
     @abstractmethod
     def aget_state_history(
@@ -53,27 +59,30 @@ class PregelProtocol(VirtualRunnable, Generic[StateT, ContextT, InputT, OutputT]
         filter: dict[str, Any] | None = None,
         before: "RunnableConfig | None" = None,
         limit: int | None = None,
-    ) -> AsyncIterator[StateSnapshot]: ...
+    ) -> AsyncIterator[StateSnapshot]:
+        """`get_state_history` for asynchronous callers."""
 
     @abstractmethod
-    def bulk_update_state(
-        self, config: "RunnableConfig", updates: Sequence[Sequence[StateUpdate]]
-    ) -> "RunnableConfig": ...
+    def bulk_update_state(self, config: "RunnableConfig", updates: Sequence[Sequence[StateUpdate]]) -> "RunnableConfig":
+        """Apply updates, each list of them as a superstep."""
 
     @abstractmethod
     async def abulk_update_state(
         self, config: "RunnableConfig", updates: Sequence[Sequence[StateUpdate]]
-    ) -> "RunnableConfig": ...
+    ) -> "RunnableConfig":
+        """`bulk_update_state` for asynchronous callers."""
 
     @abstractmethod
     def update_state(
         self, config: "RunnableConfig", values: dict[str, Any] | Any | None, as_node: str | None = None
-    ) -> "RunnableConfig": ...
+    ) -> "RunnableConfig":
+        """Change the state of a thread as if a node had written."""
 
     @abstractmethod
     async def aupdate_state(
         self, config: "RunnableConfig", values: dict[str, Any] | Any | None, as_node: str | None = None
-    ) -> "RunnableConfig": ...
+    ) -> "RunnableConfig":
+        """`update_state` for asynchronous callers."""
 
     @abstractmethod
     def stream(
@@ -87,7 +96,8 @@ class PregelProtocol(VirtualRunnable, Generic[StateT, ContextT, InputT, OutputT]
         interrupt_after: All | Sequence[str] | None = None,
         subgraphs: bool = False,
         version: Literal["v1", "v2"] = "v1",
-    ) -> Iterator[dict[str, Any] | Any]: ...
+    ) -> Iterator[dict[str, Any] | Any]:
+        """Run the graph, and show what happens on the way."""
 
     @abstractmethod
     def astream(
@@ -101,7 +111,8 @@ class PregelProtocol(VirtualRunnable, Generic[StateT, ContextT, InputT, OutputT]
         interrupt_after: All | Sequence[str] | None = None,
         subgraphs: bool = False,
         version: Literal["v1", "v2"] = "v1",
-    ) -> AsyncIterator[dict[str, Any] | Any]: ...
+    ) -> AsyncIterator[dict[str, Any] | Any]:
+        """`stream` for asynchronous callers."""
 
     @abstractmethod
     def invoke(
@@ -113,7 +124,8 @@ class PregelProtocol(VirtualRunnable, Generic[StateT, ContextT, InputT, OutputT]
         interrupt_before: All | Sequence[str] | None = None,
         interrupt_after: All | Sequence[str] | None = None,
         version: Literal["v1", "v2"] = "v1",
-    ) -> dict[str, Any] | Any: ...
+    ) -> dict[str, Any] | Any:
+        """Run the graph, and give its output."""
 
     @abstractmethod
     async def ainvoke(
@@ -125,7 +137,8 @@ class PregelProtocol(VirtualRunnable, Generic[StateT, ContextT, InputT, OutputT]
         interrupt_before: All | Sequence[str] | None = None,
         interrupt_after: All | Sequence[str] | None = None,
         version: Literal["v1", "v2"] = "v1",
-    ) -> dict[str, Any] | Any: ...
+    ) -> dict[str, Any] | Any:
+        """`invoke` for asynchronous callers."""
 
 
 StreamChunk: TypeAlias = tuple[tuple[str, ...], str, Any]  # namespace, mode, what is shown
@@ -147,8 +160,7 @@ class StreamProtocol:
     __call__: Callable[[StreamChunk], None]
 
     def __init__(self, __call__: Callable[[StreamChunk], None], modes: set[StreamMode]) -> None:
-        self.modes = modes
-        self.__call__ = __call__
+        self.__call__, self.modes = __call__, modes
 
 
 own(globals())

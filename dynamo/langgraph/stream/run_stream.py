@@ -12,7 +12,7 @@ import contextvars
 import sys
 import typing
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
@@ -35,9 +35,11 @@ class _Watcher:
     """What both kinds of run know of themselves: the last state, and what it waits for."""
 
     _mux: StreamMux
+    _advance: Callable[[], Any]
     _told: typing.ClassVar[set[type]] = set()
 
-    def _start(self, mux: StreamMux) -> None:
+    def _start(self, mux: StreamMux, bind: Callable[[Any], None] | None) -> None:
+        """Belong to a mux; `bind` is how it learns to ask for the next step."""
         self._warn_once()
         self._mux, self._exhausted = mux, False
         self._state: Any = None
@@ -45,6 +47,8 @@ class _Watcher:
         self._here = [*mux.scope]
         self.extensions = MappingProxyType(mux.extensions)
         vars(self).update((key, mux.extensions[key]) for key in mux.native_keys)
+        if bind is not None:
+            bind(self._advance)
 
     def __getattr__(self, name: str) -> StreamChannel[Any]:
         mux = vars(self).get("_mux")  # not self._mux: that would come back here while the run is being made
@@ -62,16 +66,12 @@ class _Watcher:
         self._told.add(kind)
         warnings.warn("The v3 streaming protocol on Pregel is experimental.", LangChainBetaWarning, stacklevel=4)
 
-    def _observe_event(self, event: ProtocolEvent) -> None:
+    def _observe_event(self, event: ProtocolEvent) -> ProtocolEvent:
+        """Look at an event that goes to the mux."""
         about = event["params"]
         if event["method"] == "values" and about["namespace"] == self._here:
             self._state = about["data"]
             self._waits_for += about.get("interrupts") or ()
-
-    def _meet(self, part: Any) -> ProtocolEvent:
-        """The event of a stream part, after the run itself looked at it."""
-        event = convert_to_protocol_event(part)
-        self._observe_event(event)
         return event
 
     def _known(self, what: Any) -> Any:
@@ -100,39 +100,36 @@ class GraphRunStream(_Watcher):
 
     def __init__(self, graph_iter: Iterator[Any] | None, mux: StreamMux, *, wire_pump: bool = True) -> None:
         self._parts = graph_iter
-        self._start(mux)
-        if wire_pump:
-            mux.bind_pump(self._advance)
+        self._start(mux, mux.bind_pump if wire_pump else None)
 
     def _advance(self) -> bool:
         if self._exhausted or self._parts is None:
             return False
         try:
-            part = next(self._parts, self)
+            part: Any = next(self._parts, self)
             if part is not self:
-                self._mux.push(self._meet(part))
+                self._mux.push(self._observe_event(convert_to_protocol_event(part)))
                 return True
         except BaseException as err:
-            self._let_go()
-            self._mux.fail(err)
+            self._finish("fail", err)
             if not isinstance(err, Exception):
                 raise
             return False
-        self._exhausted, self._parts = True, None
         with suppress(Exception):  # its channels have the error, and with them every reader
-            self._mux.close()
+            self._finish("close")
         return False
 
-    def _let_go(self) -> None:
+    def _finish(self, how: str, *why: BaseException) -> None:
+        """Let the graph go, and tell the mux that the run is over."""
         graph, self._parts, self._exhausted = self._parts, None, True
         if (close := getattr(graph, "close", None)) is not None:
             close()
+        getattr(self._mux, how)(*why)
 
     def abort(self) -> None:
         """Stop the run where it is; readers get what was there and then end. Again is no error."""
         if not self._exhausted:
-            self._let_go()
-            self._mux.close()
+            self._finish("close")
 
     def __enter__(self) -> GraphRunStream:
         return self
@@ -211,9 +208,7 @@ class AsyncGraphRunStream(_Watcher):
         self._step: asyncio.Task[bool] | None = None  # the one in flight
         self._readers = 0  # who waits for it
         self._context: contextvars.Context | None = None
-        self._start(mux)
-        if wire_pump:
-            mux.bind_apump(self._advance)
+        self._start(mux, mux.bind_apump if wire_pump else None)
 
     async def _advance(self) -> bool:
         step = self._step
@@ -253,38 +248,36 @@ class AsyncGraphRunStream(_Watcher):
     async def _do_step(self) -> bool:
         assert self._parts is not None
         try:
-            part = await anext(self._parts, self)
+            part: Any = await anext(self._parts, self)
             if part is not self:
-                await self._mux.apush(self._meet(part))
+                await self._mux.apush(self._observe_event(convert_to_protocol_event(part)))
                 return True
         except BaseException as err:
             if not self._exhausted:  # else it is an abort, which sees to the rest
-                await self._let_go()
-                await self._mux.afail(err)
+                await self._finish("afail", err)
             if not isinstance(err, Exception):
                 raise
             return False
-        self._exhausted, self._parts = True, None
         with suppress(Exception):  # its channels have the error, and with them every reader
-            await self._mux.aclose()
+            await self._finish("aclose")
         return False
 
-    async def _let_go(self) -> None:
+    async def _finish(self, how: str, *why: BaseException) -> None:
         graph, self._parts, self._exhausted = self._parts, None, True
         if (close := getattr(graph, "aclose", None)) is not None:
             await close()
+        await getattr(self._mux, how)(*why)
 
     async def abort(self) -> None:
         """Stop the run where it is, also in the middle of a node; again is no error."""
-        if self._exhausted:
+        over, self._exhausted = self._exhausted, True
+        if over:
             return
-        self._exhausted = True
         step = self._step
         if step is not None and step is not asyncio.current_task():
             step.cancel()
             await asyncio.wait([step])
-        await self._let_go()
-        await self._mux.aclose()
+        await self._finish("aclose")
 
     async def __aenter__(self) -> AsyncGraphRunStream:
         return self

@@ -33,17 +33,15 @@ class StreamChannel(Generic[T]):
     """
 
     def __init__(self, name: str | None = None, *, maxlen: int | None = None) -> None:
-        if maxlen is not None and maxlen <= 0:
+        if maxlen is not None and maxlen < 1:
             raise ValueError(f"maxlen of a StreamChannel is {maxlen}; it must be a positive int or None")
-        self.name = name
-        self._maxlen = maxlen
+        self.name, self._maxlen = name, maxlen
         self._items: deque[tuple[int, T]] = deque()
-        self._subscribed = False
-        self._closed = False
+        self._subscribed = self._closed = False
         self._error: BaseException | None = None
         self._is_async: bool | None = None  # which lane, once it is known
         self.stamps: Iterator[int] | None = None  # those of the mux
-        self._wire_fn: Callable[[T], None] | None = None
+        self._wire_fn: Callable[[T], None] | None = None  # told of each item, whether it is read or not
         self._request_more: Callable[[], bool] | None = None
         self._arequest_more: Callable[[], Awaitable[bool]] | None = None
 
@@ -54,8 +52,8 @@ class StreamChannel(Generic[T]):
             raise RuntimeError("StreamChannel is already bound; give each transformer a channel of its own")
         self._is_async = is_async
 
-    def _wire(self, fn: Callable[[T], None]) -> None:
-        self._wire_fn = fn
+    def _wire(self, tell: Callable[[T], None]) -> None:
+        self._wire_fn = tell
 
     # The writing end
 
@@ -65,8 +63,8 @@ class StreamChannel(Generic[T]):
             raise RuntimeError("Cannot push to a closed StreamChannel")
         if self._subscribed:
             self._items.append((next(self.stamps) if self.stamps else 0, item))
-        if self._wire_fn is not None:
-            self._wire_fn(item)
+        if (tell := self._wire_fn) is not None:
+            tell(item)
 
     def close(self) -> None:
         """No more items; closing twice is no error."""
@@ -85,9 +83,9 @@ class StreamChannel(Generic[T]):
         if lane is not is_async:
             mode, remedy = ("async", "async for") if lane else ("sync", "for")
             raise TypeError(f"StreamChannel is bound to {mode} mode; read it with '{remedy}'")
-        if self._subscribed:
+        taken, self._subscribed = self._subscribed, True
+        if taken:
             raise RuntimeError("StreamChannel already has a subscriber; tee(n) or atee(n) gives several")
-        self._subscribed = True
 
     def _release(self) -> None:
         self._subscribed = False

@@ -10,7 +10,7 @@ graph in which the subgraph runs:
 from __future__ import annotations
 
 import typing
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, ClassVar, Literal, TypeAlias, TypedDict, cast
 
 from dynamo.langgraph._internal._names import own
@@ -31,29 +31,48 @@ if typing.TYPE_CHECKING:
 
 SubgraphStatus: TypeAlias = Literal["started", "completed", "failed", "interrupted", "drained"]
 Transition = tuple[tuple[str, ...], SubgraphStatus, "str | None"]
+_TASKS = "tasks"
 
 
-class _ScopeTransformer(StreamTransformer):
-    """The data of one stream mode, of the events of this scope alone."""
+class _Projection(StreamTransformer):
+    """A transformer that comes with the package: it has one channel, which is an attribute of the run.
 
-    _native = True
+    Class keywords
+    --------------
+    key : the name of the projection
+    mode : the stream mode it is made of, and the name of the projection if that is not given
+    announced : each item is an event of that name in the log of the run, too
+    """
+
+    _native = supports_sync = True
+    _key: ClassVar[str]
     _mode: ClassVar[str]
+    _announced: ClassVar[str | None] = None
 
-    def __init_subclass__(cls, mode: str = "", **kwargs: Any) -> None:
+    def __init_subclass__(cls, key: str = "", mode: str = "", announced: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if mode:
             cls._mode, cls.required_stream_modes = mode, (mode,)
+        if key or mode:
+            cls._key, cls._announced = key or mode, announced
 
     def __init__(self, scope: tuple[str, ...] = ()) -> None:
         super().__init__(scope)
-        self._scope_list = [*scope]
-        self._log: StreamChannel[Any] = StreamChannel()
+        self._log: StreamChannel[Any] = StreamChannel(self._announced)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make what a subclass keeps beside its channel."""
 
     def init(self) -> dict[str, Any]:
-        return {self._mode: self._log}
+        return {self._key: self._log}
+
+
+class _ScopeTransformer(_Projection):
+    """The data of one stream mode, of the events of this scope alone."""
 
     def process(self, event: ProtocolEvent) -> bool:
-        if event["method"] == self._mode and event["params"]["namespace"] == self._scope_list:
+        if event["method"] == self._mode and (*event["params"]["namespace"],) == self.scope:
             self._take(event)
         return True
 
@@ -84,8 +103,7 @@ class TasksTransformer(_ScopeTransformer, mode="tasks"):
 class ValuesTransformer(_ScopeTransformer, mode="values"):
     """`run.values`: the state after each step, and whether the run waits for somebody."""
 
-    def __init__(self, scope: tuple[str, ...] = ()) -> None:
-        super().__init__(scope)
+    def _begin(self) -> None:
         self._interrupts: list[Any] = []
 
     @property
@@ -95,7 +113,8 @@ class ValuesTransformer(_ScopeTransformer, mode="values"):
     @property
     def error(self) -> BaseException | None:
         """What broke the run, if anything did."""
-        return self._log._error
+        log = self._log
+        return log._error
 
     def _take(self, event: ProtocolEvent) -> None:
         self._interrupts += event["params"].get("interrupts") or ()
@@ -109,8 +128,7 @@ class MessagesTransformer(_ScopeTransformer, mode="messages"):
     tools are passed over.
     """
 
-    def __init__(self, scope: tuple[str, ...] = ()) -> None:
-        super().__init__(scope)
+    def _begin(self) -> None:
         self._by_run: dict[str, ChatModelStream | AsyncChatModelStream] = {}
         self._ignored_runs: set[str] = set()
         self._pump_fn: Callable[[], bool] | None = None
@@ -208,9 +226,9 @@ def _how_it_broke(err: BaseException) -> tuple[SubgraphStatus, str | None]:
 
 
 def _how_it_ended(result: dict[str, Any]) -> tuple[SubgraphStatus, str | None]:
-    if len(result.get("interrupts") or ()) > 0:
-        return "interrupted", None
-    return ("failed", str(result["error"])) if result.get("error") else ("completed", None)
+    waits, error = bool(result.get("interrupts")), result.get("error")
+    status: SubgraphStatus = "interrupted" if waits else "failed" if error else "completed"
+    return status, str(error) if status == "failed" else None
 
 
 def _tool_call_id(given: Any) -> str | None:
@@ -231,13 +249,13 @@ class _TasksLifecycleBase(StreamTransformer):
     I2  `_pending_cause` is what led to the subgraph, while `_on_started` runs.
     """
 
-    required_stream_modes = ("tasks",)
+    required_stream_modes: ClassVar[tuple[str, ...]] = (_TASKS,)
 
     def __init__(self, scope: tuple[str, ...] = ()) -> None:
         super().__init__(scope)
-        self._seen: set[tuple[str, ...]] = set()
-        self._open: dict[tuple[str, ...], str | None] = {}  # namespace: id of the task it runs in
+        self._running: dict[tuple[str | None, ...], tuple[str, ...]] = {}  # graph around it and its task: namespace
         self._lc_by_ns: dict[tuple[str, ...], str | None] = {}
+        self._seen: set[tuple[str, ...]] = set()
         self._pending_tool_calls: dict[str, str] = {}  # id of a task: id of its tool call
         self._pending_cause: LifecycleCause | None = None
 
@@ -253,18 +271,21 @@ class _TasksLifecycleBase(StreamTransformer):
     def process(self, event: ProtocolEvent) -> bool:
         for ended in self._read(event):
             self._on_terminal(*ended)
-        return event["method"] != "tasks"
+        return event["method"] != _TASKS
 
     def _read(self, event: ProtocolEvent) -> list[Transition]:
         """Learn from an event; what it ended is for the caller to tell."""
-        if event["method"] == "tasks":
-            ns, task = tuple(event["params"]["namespace"]), event["params"]["data"]
-            if "result" in task:
-                return self._pop_terminal_transitions(ns, task)
-            self._handle_task_start(ns, task)
+        if event["method"] != _TASKS:
+            return []
+        ns, task = tuple(event["params"]["namespace"]), event["params"]["data"]
+        if "result" in task:
+            return self._pop_terminal_transitions(ns, task)
+        self._record_identity(ns, task)
+        self._record_pending_tool_calls(task)
+        self._handle_task_start(ns, task)
         return []
 
-    # The next two are called by transformers of other packages as well; a second call with the same task adds nothing.
+    # Transformers of other packages that read events themselves call these three, in this order.
 
     def _record_identity(self, ns: tuple[str, ...], data: dict[str, Any]) -> None:
         self._lc_by_ns.setdefault(ns, (data.get("metadata") or {}).get("lc_agent_name"))
@@ -274,13 +295,11 @@ class _TasksLifecycleBase(StreamTransformer):
             self._pending_tool_calls[data["id"]] = call
 
     def _handle_task_start(self, ns: tuple[str, ...], data: dict[str, Any]) -> None:
-        self._record_identity(ns, data)
-        self._record_pending_tool_calls(data)
         if ns in self._seen or not ns or not self._should_track(ns):
             return
         self._seen.add(ns)
         name, task = _parse_ns_segment(ns[-1])
-        self._open[ns] = task
+        self._running[(*ns[:-1], task) if task else ns] = ns
         if agent := self._lc_by_ns[ns]:
             name = agent
             call = self._pending_tool_calls.get(task or "")
@@ -294,35 +313,28 @@ class _TasksLifecycleBase(StreamTransformer):
     def _pop_terminal_transitions(self, ns: tuple[str, ...], data: dict[str, Any]) -> list[Transition]:
         task = data.get("id")
         self._pending_tool_calls.pop(task or "", None)
-        ended = [at for at, runs_in in self._open.items() if runs_in is not None and runs_in == task and at[:-1] == ns]
-        for at in ended:
-            del self._open[at]
-        return [(at, *_how_it_ended(data)) for at in ended]
+        ended = self._running.pop((*ns, task), None)
+        return [] if ended is None else [(ended, *_how_it_ended(data))]
 
-    def _end_all(self, status: SubgraphStatus, error: str | None) -> None:
-        while self._open:
-            ns = next(iter(self._open))
-            del self._open[ns]
-            self._on_terminal(ns, status, error)
+    def _rest(self, status: SubgraphStatus, error: str | None) -> list[Transition]:
+        """That all which still run have ended so."""
+        spaces, self._running = [*self._running.values()], {}
+        return [(ns, status, error) for ns in spaces]
 
     def finalize(self) -> None:
-        self._end_all("completed", None)
+        for ended in self._rest("completed", None):
+            self._on_terminal(*ended)
 
     def fail(self, err: BaseException) -> None:
-        self._end_all(*_how_it_broke(err))
+        for ended in self._rest(*_how_it_broke(err)):
+            self._on_terminal(*ended)
 
 
-class LifecycleTransformer(_TasksLifecycleBase):
+class LifecycleTransformer(_Projection, _TasksLifecycleBase, key="lifecycle", announced="lifecycle"):
     """`run.lifecycle`: the start and the end of each subgraph below the scope, however deep."""
 
-    _native = True
-
-    def __init__(self, scope: tuple[str, ...] = ()) -> None:
-        super().__init__(scope)
-        self._channel: StreamChannel[LifecyclePayload] = StreamChannel("lifecycle")
-
-    def init(self) -> dict[str, Any]:
-        return {"lifecycle": self._channel}
+    def _begin(self) -> None:
+        self._channel: StreamChannel[LifecyclePayload] = self._log
 
     def _on_started(self, ns: tuple[str, ...], graph_name: str | None, trigger_call_id: str | None) -> None:
         told = {"graph_name": graph_name, "trigger_call_id": trigger_call_id, "cause": self._pending_cause}
@@ -336,23 +348,46 @@ class LifecycleTransformer(_TasksLifecycleBase):
         self._channel.push(cast("LifecyclePayload", {"event": status, "namespace": [*ns], **known}))
 
 
-class SubgraphTransformer(_TasksLifecycleBase):
+# What a mux is to be told: itself, the method, and its arguments. The asynchronous lane has the method with an "a".
+Deed = tuple["StreamMux", str, tuple[Any, ...]]
+
+
+def _perform(deeds: Iterable[Deed]) -> None:
+    """Tell all muxes; the first error is raised when everyone has been told."""
+    broken: list[Exception] = []
+    for mux, method, what in deeds:
+        try:
+            getattr(mux, method)(*what)
+        except Exception as err:
+            broken.append(err)
+    _raise_first(broken)
+
+
+async def _aperform(deeds: Iterable[Deed]) -> None:
+    broken: list[Exception] = []
+    for mux, method, what in deeds:
+        try:
+            await getattr(mux, f"a{method}")(*what)
+        except Exception as err:
+            broken.append(err)
+    _raise_first(broken)
+
+
+def _raise_first(broken: list[Exception]) -> None:
+    if broken:
+        raise broken[0]
+
+
+class SubgraphTransformer(_Projection, _TasksLifecycleBase, key="subgraphs"):
     """`run.subgraphs`: a handle for each direct child, a run in itself with a mux of its own.
 
-    The events at and below a child's namespace are shown to its mux too, until it is closed.
+    The events at and below a child's namespace are shown to its mux too, until it is closed. What there is to do is
+    found out once (`_deeds`, `_endings`), and performed in the lane of the run.
     """
 
-    _native = True
-    supports_sync = True
-
-    def __init__(self, scope: tuple[str, ...] = ()) -> None:
-        super().__init__(scope)
-        self._log: StreamChannel[Handle] = StreamChannel()
+    def _begin(self) -> None:
         self._handles: dict[tuple[str, ...], Handle] = {}
         self._mux: StreamMux | None = None
-
-    def init(self) -> dict[str, Any]:
-        return {"subgraphs": self._log}
 
     def _on_register(self, mux: Any) -> None:
         self._mux = mux
@@ -370,76 +405,49 @@ class SubgraphTransformer(_TasksLifecycleBase):
         self._handles[ns] = child
         self._log.push(child)
 
-    def _ended(self, ns: tuple[str, ...], status: SubgraphStatus, error: str | None) -> StreamMux | None:
-        """Note how a child ended; its mux, if that has not been told yet."""
-        child = self._handles[ns]
-        if child._seen_terminal:
-            return None
-        child.status, child.error, child._seen_terminal = status, error, True
-        return None if child._mux._events._closed else child._mux
+    # ------------------------------------------------------------ what there is to do
+    def _endings(self, ended: Iterable[Transition], err: BaseException | None = None) -> Iterator[Deed]:
+        """Note how children ended, and tell their muxes; `err` is what broke the whole run, if that is why."""
+        for ns, status, error in ended:
+            child = self._handles[ns]
+            if child._seen_terminal:
+                continue
+            child.status, child.error, child._seen_terminal = status, error, True
+            if child._mux._events._closed:
+                continue
+            broken = err or (RuntimeError(error) if status == "failed" else None)
+            yield (child._mux, "fail", (broken,)) if broken else (child._mux, "close", ())
 
-    def _on_terminal(self, ns: tuple[str, ...], status: SubgraphStatus, error: str | None) -> None:
-        if mux := self._ended(ns, status, error):
-            mux.fail(RuntimeError(error)) if status == "failed" else mux.close()
-
-    async def _aon_terminal(self, ns: tuple[str, ...], status: SubgraphStatus, error: str | None) -> None:
-        if mux := self._ended(ns, status, error):
-            await (mux.afail(RuntimeError(error)) if status == "failed" else mux.aclose())
-
-    def _listener(self, event: ProtocolEvent) -> StreamMux | None:
-        """The mux of the child that an event concerns, after the child itself looked at it."""
+    def _deeds(self, event: ProtocolEvent) -> Iterator[Deed]:
+        yield from self._endings(self._read(event))
         child = self._handles.get(tuple(event["params"]["namespace"][: len(self.scope) + 1]))
-        if child is None or child._mux._events._closed:
-            return None
-        child._observe_event(event)
-        return child._mux
+        if child is not None and not child._mux._events._closed:
+            child._observe_event(event)
+            yield child._mux, "push", (event,)
+
+    # ------------------------------------------------------------ both lanes
+    def _on_terminal(self, ns: tuple[str, ...], status: SubgraphStatus, error: str | None) -> None:
+        _perform(self._endings([(ns, status, error)]))
 
     def process(self, event: ProtocolEvent) -> bool:
-        wanted = super().process(event)
-        if mux := self._listener(event):
-            mux.push(event)
-        return wanted
+        _perform(self._deeds(event))
+        return event["method"] != _TASKS
 
     async def aprocess(self, event: ProtocolEvent) -> bool:
-        for ended in self._read(event):
-            await self._aon_terminal(*ended)
-        if mux := self._listener(event):
-            await mux.apush(event)
-        return event["method"] != "tasks"
-
-    def _still_open(self) -> list[tuple[str, ...]]:
-        spaces, self._open = [*self._open], {}
-        return spaces
+        await _aperform(self._deeds(event))
+        return event["method"] != _TASKS
 
     def finalize(self) -> None:
-        broken: list[Exception] = []
-        for ns in self._still_open():
-            try:
-                self._on_terminal(ns, "completed", None)
-            except Exception as err:
-                broken.append(err)
-        if broken:
-            raise broken[0]
+        _perform(self._endings(self._rest("completed", None)))
 
     async def afinalize(self) -> None:
-        broken: list[Exception] = []
-        for ns in self._still_open():
-            try:
-                await self._aon_terminal(ns, "completed", None)
-            except Exception as err:
-                broken.append(err)
-        if broken:
-            raise broken[0]
+        await _aperform(self._endings(self._rest("completed", None)))
 
     def fail(self, err: BaseException) -> None:
-        for mux in [self._ended(ns, *_how_it_broke(err)) for ns in self._still_open()]:
-            if mux:
-                mux.fail(err)
+        _perform(self._endings(self._rest(*_how_it_broke(err)), err))
 
     async def afail(self, err: BaseException) -> None:
-        for mux in [self._ended(ns, *_how_it_broke(err)) for ns in self._still_open()]:
-            if mux:
-                await mux.afail(err)
+        await _aperform(self._endings(self._rest(*_how_it_broke(err)), err))
 
 
 own(globals())
