@@ -1,7 +1,7 @@
-"""Where work runs beside the superstep: threads in a synchronous run, tasks of the event loop in an asynchronous one.
+"""Where work runs beside the superstep: on threads in a synchronous run, in tasks of the event loop in another.
 
     submit(fn, ...) -> future --ended well--> forgotten
-                              --failed------> kept; leaving the executor raises it, unless somebody else does (`Fate`)
+                              --failed------> kept; the end of the run raises it, unless somebody else does (`Fate`)
 
 Threads belong to the run and are made with the first piece of work: most runs need none.
 """
@@ -12,9 +12,9 @@ import asyncio
 import concurrent.futures
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from dynamo.langgraph._internal._future import CONTEXT_NOT_SUPPORTED, run_coroutine_threadsafe
 from dynamo.langgraph._internal._names import own
@@ -25,64 +25,72 @@ SKIP_RERAISE_SET: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 class Fate(NamedTuple):
-    """What becomes of a piece of work that is still there when its executor is left."""
+    """What becomes of a piece of work that is still there when the run ends."""
 
     cancel: bool
     reraise: bool
 
 
-class Submit(Protocol):
-    """How work is handed to either executor; the options have names that no function's parameters have."""
+class Workplace:
+    """Work that was handed out and has not ended well. How it is done is left to the two kinds of workplace.
 
-    def __call__(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any: ...
+    `submit(fn, *args, **kwargs)` takes four options that no function's parameters are called by: ``__name__``,
+    ``__cancel_on_exit__``, ``__reraise_on_exit__`` and ``__next_tick__`` (not before the caller has gone on).
+    """
 
-
-class _Ledger:
-    """The work of an executor that has not ended well."""
+    submit: Any
+    new_future: Callable[[], Any]
 
     def __init__(self) -> None:
-        self.fates: dict[Any, Fate] = {}
+        self.open: dict[Any, Fate] = {}
 
-    def enter(self, future: Any, cancel: bool, reraise: bool) -> Any:
-        self.fates[future] = Fate(cancel, reraise)
-        future.add_done_callback(self.ended)
+    def enter(self, future: Any, cancel: bool = False, reraise: bool = True) -> Any:
+        """Take note of a piece of work."""
+        self.open[future] = Fate(cancel, reraise)
+        future.add_done_callback(self._ended)
         return future
 
-    def ended(self, future: Any) -> None:
+    def failure(self, error: BaseException) -> Any:
+        """A future for work that was done at once, and failed."""
+        future = self.new_future()
+        future.set_exception(error)
+        return self.enter(future)
+
+    def _ended(self, future: Any) -> None:
         failed = not future.cancelled() and future.exception()
         if not failed or isinstance(failed, GraphBubbleUp):
-            self.fates.pop(future, None)
+            self.open.pop(future, None)
 
-    def closing(self) -> list[Any]:
-        """Cancel what may be; returns everything that is left."""
-        left = list(self.fates.items())
-        for future, fate in left:
-            if fate.cancel:
-                future.cancel()
-        self.left = left
-        return [future for future, _ in left]
-
-    def failures(self) -> Iterator[BaseException]:
-        for future, fate in self.left:
-            if fate.reraise and not future.cancelled() and future not in SKIP_RERAISE_SET:
-                error = future.exception()
-                if error is not None:
-                    yield error
+    def call_off(self) -> dict[Any, Fate]:
+        """Cancel what may be cancelled; returns what is left."""
+        left = dict(self.open)
+        for future in [future for future, fate in left.items() if fate.cancel]:
+            future.cancel()
+        return left
 
 
-class BackgroundExecutor:
+def raise_first(left: dict[Any, Fate]) -> None:
+    """Raise the first failure of ended work that is nobody else's."""
+    for future, fate in left.items():
+        if fate.reraise and not future.cancelled() and future not in SKIP_RERAISE_SET:
+            future.result()
+
+
+class Threads(Workplace):
     """Runs functions on threads, each in a copy of the caller's context.
 
     Parameters
     ----------
-    config : RunnableConfig
-        Its ``max_concurrency`` bounds the threads.
+    limit
+        How many threads there may be; None leaves it to the pool.
     """
 
-    def __init__(self, config: Any) -> None:
-        self.limit = config.get("max_concurrency")
-        self.threads: concurrent.futures.ThreadPoolExecutor | None = None
-        self.ledger = _Ledger()
+    new_future = concurrent.futures.Future
+
+    def __init__(self, limit: int | None) -> None:
+        super().__init__()
+        self.limit = limit
+        self.pool: concurrent.futures.ThreadPoolExecutor | None = None
 
     def submit(
         self,
@@ -95,42 +103,41 @@ class BackgroundExecutor:
         **kwargs: Any,
     ) -> concurrent.futures.Future[Any]:
         """Run ``fn(*args, **kwargs)`` on a thread."""
-        if self.threads is None:
-            self.threads = concurrent.futures.ThreadPoolExecutor(self.limit)
-        run: Any = copy_context().run
-        if __next_tick__:
-            run, args = _after_the_others, (run, fn, *args)
-        else:
-            args = (fn, *args)
-        future = self.threads.submit(run, *args, **kwargs)
-        return self.ledger.enter(future, __cancel_on_exit__, __reraise_on_exit__)  # type: ignore[no-any-return]
+        pool = self.pool
+        if pool is None:
+            pool = self.pool = concurrent.futures.ThreadPoolExecutor(self.limit)
+        steps = (_let_others, fn) if __next_tick__ else (fn,)
+        future = pool.submit(copy_context().run, *steps, *args, **kwargs)
+        return self.enter(future, __cancel_on_exit__, __reraise_on_exit__)  # type: ignore[no-any-return]
 
-    def __enter__(self) -> Any:
-        return self.submit
-
-    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
-        if self.threads is not None:
-            concurrent.futures.wait(self.ledger.closing())
-            self.threads.shutdown()
-            if exc_type is None:
-                for error in self.ledger.failures():
-                    raise error
+    def close(self, failing: bool) -> None:
+        """Wait for what is left; unless the run fails anyhow, raise what failed there."""
+        left = self.call_off()
+        if self.pool is not None:
+            self.pool.shutdown()
+        if not failing:
+            raise_first(left)
 
 
-class AsyncBackgroundExecutor:
+def _let_others(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    time.sleep(0)  # whoever started us is in the middle of noting that we are on our way
+    return fn(*args, **kwargs)
+
+
+class Tasks(Workplace):
     """Runs coroutine functions as tasks of the running loop, each in a copy of the caller's context.
 
     Parameters
     ----------
-    config : RunnableConfig
-        Its ``max_concurrency`` bounds how many run at a time.
+    limit
+        How many may run at a time; None for no bound.
     """
 
-    def __init__(self, config: Any) -> None:
-        limit = config.get("max_concurrency")
-        self.turnstile = asyncio.Semaphore(limit) if limit else None
+    def __init__(self, limit: int | None) -> None:
+        super().__init__()
         self.home = asyncio.get_running_loop()
-        self.ledger = _Ledger()
+        self.new_future = self.home.create_future
+        self.turnstile = asyncio.Semaphore(limit) if limit else None
 
     def submit(
         self,
@@ -144,35 +151,24 @@ class AsyncBackgroundExecutor:
     ) -> asyncio.Future[Any]:
         """Start ``fn(*args, **kwargs)``."""
         work: Any = fn(*args, **kwargs)
-        future = run_coroutine_threadsafe(
-            work if self.turnstile is None else _in_turn(self.turnstile, work),
-            self.home,
-            lazy=__next_tick__,
-            name=__name__,
-            context=None if CONTEXT_NOT_SUPPORTED else copy_context(),
-        )
-        return self.ledger.enter(future, __cancel_on_exit__, __reraise_on_exit__)  # type: ignore[no-any-return]
+        if self.turnstile is not None:
+            work = _in_turn(self.turnstile, work)
+        context = None if CONTEXT_NOT_SUPPORTED else copy_context()
+        future = run_coroutine_threadsafe(work, self.home, name=__name__, lazy=__next_tick__, context=context)
+        return self.enter(future, __cancel_on_exit__, __reraise_on_exit__)  # type: ignore[no-any-return]
 
-    async def __aenter__(self) -> Any:
-        return self.submit
-
-    async def __aexit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
-        left = self.ledger.closing()
+    async def aclose(self, failing: bool) -> None:
+        """Wait for what is left; unless the run fails anyhow, raise what failed there."""
+        left = self.call_off()
         if left:
             await asyncio.wait(left)
-            if exc_type is None:
-                for error in self.ledger.failures():
-                    raise error
+        if not failing:
+            raise_first(left)
 
 
 async def _in_turn(turnstile: asyncio.Semaphore, work: Awaitable[Any]) -> Any:
     async with turnstile:
         return await work
-
-
-def _after_the_others(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    time.sleep(0)  # the caller is in the middle of noting that we are on our way
-    return run(*args, **kwargs)
 
 
 own(globals())

@@ -414,7 +414,7 @@ def _drive(run: Run, seen: Any, get_waiter: Any) -> Iterator[None]:
                 loop.run()
             else:
                 if get_waiter is not None:
-                    loop.stack.callback(run.queue._count.release)  # whoever waits goes home
+                    loop.at_end = run.queue._count.release  # whoever waits goes home
                 yield from loop.steps(get_waiter)
         if seen is not None:
             yield

@@ -12,8 +12,8 @@ script: a generator that yields calls and is given their results. `play` and `ap
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
 
 from dynamo.langgraph._install import install_if_free
 from dynamo.langgraph._internal._config import (
@@ -34,57 +34,21 @@ from dynamo.langgraph._internal._constants import (
     NULL_TASK_ID,
 )
 from dynamo.langgraph._internal._names import own
+from dynamo.langgraph._internal._script import Script, aplay, ask, play
 from dynamo.langgraph._internal._serde import apply_checkpointer_allowlist
 from dynamo.langgraph.pregel._algo import PregelTaskWrites, apply_writes, prepare_next_tasks
-from dynamo.langgraph.pregel._checkpoint import achannels_from_checkpoint, channels_from_checkpoint, copy_checkpoint
+from dynamo.langgraph.pregel._checkpoint import copy_checkpoint, load_channels
 from dynamo.langgraph.pregel._io import read_channels
 from dynamo.langgraph.pregel._task_status import read_task_statuses
 from dynamo.langgraph.pregel.debug import tasks_w_writes
 from dynamo.langgraph.types import StateSnapshot
 
+__all__ = ("Script", "View", "ahistory", "aplay", "ask", "history", "play", "read", "saver_of", "subgraph_for")
+
 if TYPE_CHECKING:
     from dynamo.langgraph.pregel.main import Pregel
 
 Graph = Any
-
-
-class Ask(NamedTuple):
-    """A call: for plain callers, for asynchronous ones, and its arguments."""
-
-    plain: Callable[..., Any]
-    waiting: Callable[..., Any]
-    args: tuple[Any, ...]
-    options: dict[str, Any]
-
-
-Script = Generator[Ask, Any, Any]
-
-
-def ask(owner: Any, name: str, *args: Any, **options: Any) -> Ask:
-    """Call a method, or its asynchronous twin whose name begins with an "a"."""
-    return Ask(getattr(owner, name), getattr(owner, f"a{name}"), args, options)
-
-
-def play(script: Script) -> Any:
-    """Perform a script; returns what it returns."""
-    answer: Any = None
-    while True:
-        try:
-            call = script.send(answer)
-        except StopIteration as end:
-            return end.value
-        answer = call.plain(*call.args, **call.options)
-
-
-async def aplay(script: Script) -> Any:
-    """Perform a script in an event loop."""
-    answer: Any = None
-    while True:
-        try:
-            call = script.send(answer)
-        except StopIteration as end:
-            return end.value
-        answer = await call.waiting(*call.args, **call.options)
 
 
 # ------------------------------------------------------------------ whose state
@@ -227,10 +191,7 @@ class View:
 def load(graph: Graph, saved: Any, saver: Any) -> Script:
     """A saved checkpoint as a `View`."""
     graph._migrate_checkpoint(saved.checkpoint)
-    options = {"saver": saver, "config": saved.config}
-    channels, managed = yield Ask(
-        channels_from_checkpoint, achannels_from_checkpoint, (graph.channels, saved.checkpoint), options
-    )
+    channels, managed = yield from load_channels(graph.channels, saved.checkpoint, saver=saver, config=saved.config)
     return View(graph, saved, saver, channels, managed)
 
 

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID, uuid5
 
+from dynamo._pregel import next_checkpoint
 from dynamo.langgraph._internal._config import patch_checkpoint_map, patch_config, patch_configurable
 from dynamo.langgraph._internal._constants import (
     CONF,
@@ -32,11 +33,10 @@ from dynamo.langgraph._internal._constants import (
     INPUT,
     INTERRUPT,
     PUSH,
-    TASKS,
 )
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._runnable import RunnableSeq
-from dynamo.langgraph.channels.untracked_value import UntrackedValue
+from dynamo.langgraph._internal._script import Script, ask
 from dynamo.langgraph.constants import END
 from dynamo.langgraph.errors import InvalidUpdateError
 from dynamo.langgraph.pregel import _checkpoint
@@ -46,15 +46,17 @@ from dynamo.langgraph.pregel._algo import (
     apply_writes,
     local_read,
     prepare_next_tasks,
-    sanitize_untracked_values_in_send,
     task_path_str,
 )
+from dynamo.langgraph.pregel._deltas import Deltas
 from dynamo.langgraph.pregel._io import map_input
 from dynamo.langgraph.pregel._messages import ensure_message_ids
-from dynamo.langgraph.pregel._state import Ask, Graph, Script, View, ask, own_config, saver_of, subgraph_for
+from dynamo.langgraph.pregel._outbox import knows_paths
+from dynamo.langgraph.pregel._saving import savable
+from dynamo.langgraph.pregel._state import Graph, View, own_config, saver_of, subgraph_for
 from dynamo.langgraph.pregel._utils import get_new_channel_versions
 from dynamo.langgraph.runtime import Runtime
-from dynamo.langgraph.types import Send, StateUpdate
+from dynamo.langgraph.types import StateUpdate
 
 COPY = "__copy__"
 Saved = tuple[str, list[tuple[str, Any]], str]  # task, writes, path of the task
@@ -117,21 +119,13 @@ class Superstep:
             self.checkpoint = _checkpoint.copy_checkpoint(saved.checkpoint)
             self.metadata = saved.metadata
             if self.first:
-                self.has_children = yield Ask(
-                    _checkpoint.checkpoint_superseded,
-                    _checkpoint.acheckpoint_superseded,
-                    (saver, self.config, saved),
-                    {},
-                )
+                self.has_children = yield from _checkpoint.is_superseded(saver, self.config, saved)
             self.place = patch_configurable(self.place, saved.config[CONF])
             at = saved.config
         self.before = dict(self.checkpoint["channel_versions"])
         self.step = self.metadata.get("step", -1) + 1 if saved is not None else 0
-        self.channels, self.managed = yield Ask(
-            _checkpoint.channels_from_checkpoint,
-            _checkpoint.achannels_from_checkpoint,
-            (graph.channels, self.checkpoint),
-            {"saver": saver, "config": at},
+        self.channels, self.managed = yield from _checkpoint.load_channels(
+            graph.channels, self.checkpoint, saver=saver, config=at
         )
 
     # ---------------------------------------------------------------- the ways
@@ -146,7 +140,7 @@ class Superstep:
 
     def _input(self, values: Any) -> Script:
         """New input."""
-        writes = list(map_input(self.graph.input_channels, values))
+        writes = map_input(self.graph.input_channels, values)
         if not writes:
             raise InvalidUpdateError(f"Received no input writes for {self.graph.input_channels}")
         ensure_message_ids(self.graph.channels, writes)
@@ -161,7 +155,7 @@ class Superstep:
         saved = self.saved
         if saved is None:
             raise InvalidUpdateError("Cannot copy a non-existent checkpoint")
-        twin = _checkpoint.create_checkpoint(self.checkpoint, None, self.step)
+        twin = next_checkpoint(self.checkpoint, None, self.step)
         metadata = {"source": "fork", "step": self.step, "parents": self.metadata.get("parents", {})}
         if _checkpoint.COUNTERS in self.metadata:
             metadata[_checkpoint.COUNTERS] = self.metadata[_checkpoint.COUNTERS]
@@ -212,7 +206,9 @@ class Superstep:
             tasks.append(task)
             saves.append((task_id, writes, task_path_str(task.path)))
         self._apply(tasks)
-        return (yield from self._save("update", _checkpoint.get_updated_channels_from_tasks(tasks), saves))
+        return (
+            yield from self._save("update", {name for task in tasks for name, _ in task.writes if name != PUSH}, saves)
+        )
 
     def _writers(self, node: str) -> Any:
         if node not in self.graph.nodes:
@@ -285,54 +281,33 @@ class Superstep:
     def _apply(self, tasks: list[Any]) -> None:
         apply_writes(self.checkpoint, self.channels, tasks, self.saver.get_next_version, self.graph.trigger_to_nodes)
 
-    def _savable(self, writes: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-        kept = []
-        for name, value in writes:
-            if isinstance(self.graph.channels.get(name), UntrackedValue) or name == PUSH:
-                continue
-            if name == TASKS and isinstance(value, Send):
-                value = sanitize_untracked_values_in_send(value, self.channels)
-            kept.append((name, value))
-        return kept
-
     def _save(self, source: str, updated: set[str], saves: Sequence[Saved] = ()) -> Script:
         """Save writes, then the checkpoint."""
-        graph, saver = self.graph, self.saver
-        whole: set[str] = set()
-        knows_paths = _checkpoint.put_writes_accepts_task_path(saver.put_writes)
+        saver, specs, versions = self.saver, self.graph.channels, self.checkpoint["channel_versions"]
+        book = Deltas(_checkpoint.delta_names(specs), keeps=False)
         if self.saved is not None:
-            whole = _checkpoint.delta_channels_with_pending_writes(graph.channels, self.saved.pending_writes)
+            book.found(self.saved.pending_writes or (), gives_back=False)
             for task_id, writes, path in saves:
-                whole |= _checkpoint.delta_channels_overwritten(graph.channels, writes)
+                book.overwritten(writes)
+                kept = savable([write for write in writes if write[0] != PUSH], specs)
                 if self.has_children:
-                    touched = [(task_id, name, value) for name, value in writes]
-                    whole |= _checkpoint.delta_channels_with_pending_writes(graph.channels, touched)
-                    continue
-                kept = self._savable(writes)
-                if kept:
-                    more = (path,) if knows_paths else ()
+                    book.force(name for name, _ in writes)
+                elif kept:
+                    more = (path,) if knows_paths(saver.put_writes) else ()
                     yield ask(saver, "put_writes", self.place, kept, task_id, *more)
-        versions = self.checkpoint["channel_versions"]
-        snapshots, metadata = _checkpoint.create_checkpoint_plan_for_update_state_api(
-            self.channels,
-            updated,
-            source=source,
-            step=self.step,
-            parents=self.metadata.get("parents", {}),
-            saved_metadata=self.metadata,
-            is_fresh_thread=self.saved is None,
-            fork_channels=whole,
-            channel_versions=versions,
-        )
-        made = _checkpoint.create_checkpoint(
-            self.checkpoint,
-            self.channels,
-            self.step,
-            get_next_version=saver.get_next_version,
-            channels_to_snapshot=snapshots,
-            stored_versions=self.before,
-            trigger_to_nodes=graph.trigger_to_nodes,
-        )
+        metadata = {"source": source, "step": self.step, "parents": self.metadata.get("parents", {})}
+        made = next_checkpoint(self.checkpoint, self.channels, self.step)
+        whole = book.forced
+        if self.saved is None:
+            whole |= {name for name in book.names if name in versions and self.channels[name].is_available()}
+        else:
+            counters = _checkpoint.advance_counters(self.channels, self.metadata.get(_checkpoint.COUNTERS), updated)
+            whole |= _checkpoint.delta_channels_to_snapshot(self.channels, counters, versions)
+            _checkpoint.note_counters(metadata, counters, whole)
+        if whole:
+            _checkpoint.add_snapshots(
+                made, self.channels, whole, saver.get_next_version, self.before, self.graph.trigger_to_nodes
+            )
         moved = get_new_channel_versions(self.before, made["channel_versions"])
         config = yield ask(saver, "put", self.place, made, metadata, moved)
         return patch_checkpoint_map(config, self.metadata)
