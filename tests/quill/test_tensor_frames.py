@@ -61,7 +61,7 @@ def test_a_large_stream_in_one_piece_is_the_joined_one():
     assert Tensor.from_frames(one) == turned and Tensor.from_frames(one).name == turned.name
     with pytest.raises(ValueError, match="chunk_size is 0"):
         turned.framed(0)
-    with pytest.raises(OverflowError, match="a frame holds 65,?535"):
+    with pytest.raises(OverflowError, match="a frame holds 65535"):
         turned.renamed("x" * 65536).framed()
 
 

@@ -142,14 +142,6 @@ def test_a_dropped_capsule_gives_its_memory_back():
     assert alive() is None
 
 
-def test_torch_shares_where_it_is_installed():
-    torch = pytest.importorskip("torch")
-    tensor = Tensor([1.0, 2.0]).astype("bfloat16")
-    theirs = torch.from_dlpack(tensor)
-    theirs[0] = 5
-    assert tensor.tolist() == [5.0, 2.0] and Tensor.from_dlpack(theirs) == tensor
-
-
 # ---- arrays ----
 
 
