@@ -321,7 +321,7 @@ cdef class Door:
     def __call__(self, func, input, **options):
         if self.crowd is None:
             self.crowd = self.loop().new_crowd()
-        return self.crowd.call(self.task, func, input, futures=weakref.ref(self.crowd.futures), **options)
+        return self.crowd.call(self.task, func, input, **options)
 
 
 # ------------------------------------------------------------------ several plain tasks in an event loop

@@ -13,8 +13,6 @@ _FINAL = (
 
 def default_retry_on(exc: Exception) -> bool:
     """Whether an error may pass: lost connections, HTTP servers in trouble, not mistakes of the program."""
-    if isinstance(exc, ConnectionError):
-        return True
     # An error of a client library can only be met once that library is loaded.
     httpx, requests = sys.modules.get("httpx"), sys.modules.get("requests")
     if httpx is not None and isinstance(exc, httpx.HTTPStatusError):
@@ -22,7 +20,7 @@ def default_retry_on(exc: Exception) -> bool:
     if requests is not None and isinstance(exc, requests.HTTPError):
         # A response is false when its status says failure, as that of an HTTPError does.
         return not exc.response or 500 <= int(exc.response.status_code) <= 599
-    return not isinstance(exc, _FINAL)
+    return isinstance(exc, ConnectionError) or not isinstance(exc, _FINAL)
 
 
 own(globals())

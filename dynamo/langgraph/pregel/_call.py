@@ -107,10 +107,10 @@ def get_runnable_for_task(func: Callable[..., Any]) -> Any:
 
 def _explode_args_trace_inputs(sig: inspect.Signature, input: tuple[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
     """The arguments of a call by parameter name, for a trace."""
-    bound = sig.bind_partial(*input[0], **input[1])
-    bound.apply_defaults()
+    arguments = sig.bind_partial(*input[0], **input[1])
+    arguments.apply_defaults()
     shown: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
+    for name, value in arguments.arguments.items():
         if sig.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
             shown.update(value)
         elif name not in ("self", "cls"):

@@ -13,6 +13,7 @@ from typing import Any
 
 from dynamo import _superstep
 from dynamo._superstep import Step
+from dynamo.langgraph._internal._langchain import child_config
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._runnable import RunnableCallable, RunnableSeq
 from dynamo.langgraph._internal._typing import MISSING
@@ -109,18 +110,10 @@ def _is_runnable(value: Any) -> bool:
     return isinstance(value, _runnable_class())
 
 
-def _config_variable() -> Any:
-    try:
-        from dynamo.langgraph._internal._langchain import child_config
-    except ImportError:  # pragma: no cover
-        from langchain_core.runnables.config import var_child_runnable_config as child_config
-    return child_config
-
-
 own(globals())
 _superstep.bind(
     {
-        "variable": _config_variable(),
+        "variable": child_config,
         "GraphBubbleUp": GraphBubbleUp,
         "GraphInterrupt": GraphInterrupt,
         "ParentCommand": ParentCommand,

@@ -1,12 +1,13 @@
 """The complete way to run the tasks of a superstep: beside one another, with policies, handlers, calls and streams.
 
-                     start(task)            ended(future)               verdict()
-    PregelRunner --> Crowd  ------> future --------> commit: writes or error --> raise, or go on
-                       ^                                                    (first error, else all interrupts as one)
-                       |  a task calls another one: it joins the crowd
+                   start(task)           ended(future)              verdict()
+    todo --> Crowd ----------> future ------------> commit: writes or error --> raise, or go on
+               ^                                                    (first error, else all interrupts as one)
+               |  a task calls another one (`Caller`): it joins the crowd
 
-The synchronous and the asynchronous drive differ in how they wait; what an end means is `Crowd`'s. Nothing here keeps
-the loop alive: it is known through weak references only.
+What happens in which order is written once, in `PregelRunner.course`; it never waits itself but says what to wait for.
+`tick` does so by blocking and `atick` by awaiting, with the help of `Threads` and `EventLoop`. Nothing here keeps the
+run's loop alive: it is known through weak references only.
 """
 
 from __future__ import annotations
@@ -17,21 +18,11 @@ import inspect
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dynamo.langgraph._internal._constants import (
-    CONF,
-    CONFIG_KEY_CALL,
-    CONFIG_KEY_SCRATCHPAD,
-    ERROR,
-    ERROR_SOURCE_NODE,
-    INTERRUPT,
-    NO_WRITES,
-    RESUME,
-    RETURN,
-)
+from dynamo.langgraph._internal import _constants as names
 from dynamo.langgraph._internal._future import chain_future, run_coroutine_threadsafe
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph.constants import TAG_HIDDEN
@@ -49,12 +40,15 @@ _OUR_FILES = tuple(f"langgraph/pregel/{name}.py" for name in ("_retry", "_runner
 _OUR_FILES += ("langgraph/_internal/_runnable.py", "concurrent/futures/thread.py", "concurrent/futures/_base.py")
 
 
-def error_of(future: Any) -> BaseException | None:
-    """What an ended future raised; a cancellation counts."""
-    if future.cancelled():
-        return asyncio.CancelledError() if asyncio.isfuture(future) else concurrent.futures.CancelledError()
-    raised: BaseException | None = future.exception()
-    return raised
+def without_our_frames(error: Any) -> Any:
+    """The exception, with its traceback beginning where it leaves the engine."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename.endswith(_OUR_FILES):
+        trace = trace.tb_next
+    return error.with_traceback(trace)
+
+
+# ------------------------------------------------------------------ how tasks end
 
 
 def is_fatal(future: Any, handled: Collection[int]) -> bool:
@@ -82,52 +76,54 @@ class FuturesDict(dict[Any, Any]):
         To a function that is told of each end: ``callback()(task, exception)``.
     should_stop : callable
         Asked about the futures that failed.
-    future_type : type
-        The kind of future.
+    future_type : type, optional
+        The kind of future; not needed.
     """
 
     def __init__(
-        self, event: Any, callback: Callable[[], Any], should_stop: Callable[[set[Any]], bool], future_type: type[Any]
+        self,
+        event: Any,
+        callback: Callable[[], Any],
+        should_stop: Callable[[set[Any]], bool],
+        future_type: type[Any] | None = None,
     ) -> None:
         super().__init__()
-        self.event = event
-        event.set()  # nothing is open yet
-        self.tell = callback
-        self.should_stop = should_stop
-        self.open = 0  # tasks that have not ended; guarded by `guard`, as are the two sets
-        self.ended: set[Any] = set()
-        self.broken: set[Any] = set()
+        self.event, self.listener, self.hopeless = event, callback, should_stop
+        self.ended: dict[Any, BaseException | None] = {}  # in the order of their ends; guarded by `guard`, as `open`
+        self.open: dict[Any, Any] = {}  # not in the callback: a future keeps its callbacks for ever
         self.guard = threading.Lock()
-        self.waiting_for: dict[Any, Any] = {}  # not in the callback: a future keeps its callbacks for ever
+        event.set()  # nothing is open yet
 
     def __setitem__(self, key: Any, value: PregelExecutableTask | None) -> None:
-        dict.__setitem__(self, key, value)
+        super().__setitem__(key, value)
         if value is not None:
             with self.guard:
-                self.open += 1
+                self.open[key] = value
                 self.event.clear()
-            self.waiting_for[key] = value
-            key.add_done_callback(self._ended)
+            key.add_done_callback(self._end)
 
-    def _ended(self, future: Any) -> None:
-        task = self.waiting_for.pop(future)
-        error = error_of(future)
+    def _end(self, future: Any) -> None:
+        error = self._outcome(future)
         try:
-            listener = self.tell()
+            listener = self.listener()
             if listener is not None:
-                listener(task, error)
+                listener(self.open[future], error)
         finally:
-            with self.guard:
-                self.open -= 1
-                self.add_end(future, error)
+            self.add_end(future, error)
+
+    def _outcome(self, future: Any) -> BaseException | None:
+        if future.cancelled():
+            return asyncio.CancelledError() if asyncio.isfuture(future) else concurrent.futures.CancelledError()
+        raised: BaseException | None = future.exception()
+        return raised
 
     def add_end(self, future: Any, error: BaseException | None) -> None:
         """Count an ended future."""
-        self.ended.add(future)
-        if error is not None and not future.cancelled():
-            self.broken.add(future)
-        if self.open == 0 or self.should_stop(self.broken):
-            self.event.set()
+        with self.guard:
+            self.open.pop(future, None)
+            self.ended[future] = error
+            if not self.open or (error is not None and self.hopeless({future})):
+                self.event.set()
 
     def find(self, task_id: str) -> Any:
         """The future of a task that was started already, or None."""
@@ -136,122 +132,243 @@ class FuturesDict(dict[Any, Any]):
                 return future
         return None
 
+    def forget(self) -> None:
+        """All is over: futures remember their callbacks, these their tasks, these this."""
+        self.clear()
+        self.ended.clear()
+
 
 class Crowd:
     """The tasks of one superstep on their way.
 
     Parameters
     ----------
-    runner
-        Commits what ends.
-    options
-        `retry_policy`, `reraise`, `get_waiter` as given to ``tick``.
-    run, call, event, kind, start_options
-        What differs between the two drives.
+    ways : Threads or EventLoop
+        How tasks are started and waited for.
+    reraise : bool
+        Raise in the end what tasks raised.
+    spectator : callable, optional
+        Gives a future that ends when something was streamed.
     """
 
-    def __init__(
-        self,
-        runner: PregelRunner,
-        *,
-        run: Callable[..., Any],
-        call: Callable[..., Any],
-        event: Any,
-        kind: type[Any],
-        retry_policy: Any,
-        reraise: bool,
-        get_waiter: Callable[[], Any] | None,
-        start_options: Callable[[Any], dict[str, Any]],
-    ) -> None:
-        self.runner = runner
-        self.run, self.call, self.start_options, self.kind = run, call, start_options, kind
-        self.retry_policy, self.reraise, self.get_waiter = retry_policy, reraise, get_waiter
-        self.futures = FuturesDict(
-            event,
-            weakref.WeakMethod(runner.commit),
-            partial(_should_stop_others, handled_exception_ids=runner.handled),
-            kind,
-        )
-        self.excused: set[Any] = set()  # failed, and a node takes care of it
+    def __init__(self, ways: Threads | EventLoop, reraise: bool = True, spectator: Callable[[], Any] | None = None):
+        self.ways, self.reraise, self.spectator = ways, reraise, spectator
+        self.handled = ways.runner.handled
+        stop = partial(_should_stop_others, handled_exception_ids=self.handled)
+        self.futures = FuturesDict(ways.event(), weakref.WeakMethod(ways.runner.commit), stop)
         self.fatal = False
 
     def extras(self, task: PregelExecutableTask) -> dict[str, Any]:
         """What a task's config gets so that it can call others."""
-        return {CONFIG_KEY_CALL: partial(self.call, weakref.ref(task), futures=weakref.ref(self.futures))}
+        return {names.CONFIG_KEY_CALL: Caller(self, task)}
 
     def start(self, task: PregelExecutableTask) -> None:
-        """Run a task on a thread, or as a task of the event loop."""
-        options = self.start_options(task)
-        future = self.runner.submit()(self.run, task, self.retry_policy, configurable=self.extras(task), **options)
-        self.futures[future] = task
+        """Run a task beside the others."""
+        self.futures[self.ways.start(task, self.extras(task), reraise=self.reraise)] = task
+
+    def call(self, caller: Callable[[], Any], func: Callable[..., Any], input: Any, **policies: Any) -> Any:
+        """A task calls a function as another one: the future of its result."""
+        return self.ways.call(self, caller, Call(func, input, **policies))
+
+    def join(self, task: PregelExecutableTask) -> Any:
+        """The future of a task that another one called: on its way, known from an earlier run, or begun now."""
+        future = self.futures.find(task.id)
+        if future is None and task.writes:
+            return _settled(self.ways.future(), task.writes)
+        if future is None:
+            future = self.ways.start(task, self.extras(task), reraise=False, late=True)
+            SKIP_RERAISE_SET.add(future)  # its caller sees the exception
+            self.futures[future] = task
+        return future
 
     def add_failure(self, error: BaseException) -> None:
         """Count the failure of a task that had no future."""
-        future = self.kind()
+        future = self.ways.future()
         future.set_exception(error)
-        with self.futures.guard:
-            self.futures.add_end(future, error)
+        self.futures.add_end(future, future.exception())  # asked: asyncio need not complain that nobody did
 
-    def disperse(self) -> None:
-        """All is over: futures remember their callbacks, these their tasks, these this crowd."""
-        self.futures.clear()
-        self.futures.ended.clear()
-        self.futures.broken.clear()
-
-    def wait_for_output(self) -> None:
+    def watch(self) -> None:
         """Wake up when something was streamed, too."""
-        if self.get_waiter is not None:
-            self.futures[self.get_waiter()] = None
+        if self.spectator is not None:
+            self.futures[self.spectator()] = None
 
     @property
     def busy(self) -> bool:
-        """Whether a task is on its way."""
-        return len(self.futures) > (self.get_waiter is not None)
+        """Whether there is a task to wait for, and a point in it."""
+        return not self.fatal and len(self.futures) > (self.spectator is not None)
 
     def collect(self, done: Iterable[Any]) -> list[tuple[PregelExecutableTask, BaseException]]:
         """Take out what ended; returns the failures that a node takes care of."""
         handed_over = []
         for future in done:
             task = self.futures.pop(future)
-            if task is None:
-                if self.futures:
-                    self.wait_for_output()
-                continue
-            error = error_of(future)
-            if error is not None and self.runner.handles(task, error):
-                self.runner.handled.add(id(error))
+            error = None if task is None or future.cancelled() else future.exception()
+            if task is None and self.futures:
+                self.watch()
+            elif error is not None and self.ways.runner.handles(task, error):
+                self.handled.add(id(error))
                 SKIP_RERAISE_SET.add(future)
-                self.excused.add(future)
                 handed_over.append((task, error))
-            elif is_fatal(future, self.runner.handled):
+            elif error is not None and is_fatal(future, self.handled):
                 self.fatal = True
         return handed_over
 
-    def verdict(self, late: type[Exception]) -> None:
-        """Cancel what still runs, then raise what has to be raised."""
-        futures, handled = self.futures, self.runner.handled
-        running = [future for future, task in futures.items() if task is not None and not future.done()]
-        interrupts, errors = [], []
-        for future in futures.ended:
-            if future.cancelled() or future in self.excused:
-                continue
-            error = future.exception()
-            if error is None or id(error) in handled:
-                continue
-            if isinstance(error, GraphInterrupt):
-                interrupts.append(error)
-            else:
-                errors.append((future, error))
+    def verdict(self) -> BaseException | None:
+        """Cancel what still runs; what has to be raised."""
+        failures = [(each, error) for each, error in self.futures.ended.items() if error and not each.cancelled()]
+        failures = [(each, error) for each, error in failures if id(error) not in self.handled]
+        interrupts = [error.args[0] for _, error in failures if isinstance(error, GraphInterrupt)]
+        running = [future for future, task in self.futures.items() if task is not None and not future.done()]
         for future in running:
             future.cancel()
         if self.reraise:
-            for future, error in errors:
-                if future not in SKIP_RERAISE_SET:
-                    raise without_our_frames(error)
+            for future, error in failures:
+                if not isinstance(error, GraphInterrupt) and future not in SKIP_RERAISE_SET:
+                    return without_our_frames(error)  # type: ignore[no-any-return]
             if interrupts:
-                raise GraphInterrupt(tuple(each for error in interrupts for each in error.args[0]))
-        if running and not errors and not interrupts:
-            raise late("Timed out")
+                return GraphInterrupt(tuple(each for some in interrupts for each in some))
+        return self.ways.out_of_time("Timed out") if running and not failures else None
+
+
+class Caller:
+    """How a task calls another one; keeps neither alive."""
+
+    __slots__ = ("crowd", "task")
+
+    def __init__(self, crowd: Crowd, task: PregelExecutableTask) -> None:
+        self.crowd, self.task = weakref.ref(crowd), weakref.ref(task)
+
+    def __call__(self, func: Callable[..., Any], input: Any, **policies: Any) -> Any:
+        crowd = self.crowd()
+        if crowd is None:
+            raise RuntimeError(f"{func!r} was called as a task after its caller's superstep had ended")
+        return crowd.call(self.task, func, input, **policies)
+
+
+def _settled(future: Any, writes: Iterable[tuple[str, Any]]) -> Any:
+    """A future with the outcome that a task wrote in an earlier run."""
+    said: dict[str, Any] = {}
+    for name, value in writes:
+        said.setdefault(name, value)
+    error = None if names.RETURN in said else said.get(names.ERROR)
+    if error:
+        future.set_exception(error if isinstance(error, BaseException) else Exception(error))
+    else:
+        future.set_result(said.get(names.RETURN))
+    return future
+
+
+# ------------------------------------------------------------------ two ways to wait
+
+
+class Threads:
+    """How a synchronous run starts tasks and waits for them."""
+
+    future: Callable[[], Any] = concurrent.futures.Future
+    out_of_time: type[Exception] = TimeoutError
+    event: Callable[[], Any] = threading.Event
+
+    def __init__(self, runner: PregelRunner, schedule: Callable[..., Any], policies: Any = None) -> None:
+        self.runner, self.schedule, self.policies = runner, schedule, policies
+
+    def alone(self, task: PregelExecutableTask, extras: dict[str, Any]) -> Any:
+        """Run the only task here and now; returns its exception."""
+        try:
+            run_with_retry(task, self.policies, extras)
+        except Exception as error:
+            return error
+
+    def start(self, task: PregelExecutableTask, extras: dict[str, Any], *, reraise: bool, late: bool = False) -> Any:
+        """Run a task on a thread."""
+        how = {"__reraise_on_exit__": reraise, "__next_tick__": late}
+        return self.runner.submit()(self.runner.attempt, task, self.policies, configurable=extras, **how)
+
+    def call(self, crowd: Crowd, caller: Callable[[], Any], call: Call) -> Any:
+        """A task calls a function as another one."""
+        if inspect.iscoroutinefunction(call.func):
+            name = getattr(call.func, "__name__", call.func)
+            raise RuntimeError(f"{name} is asynchronous and this run is not: call it from ainvoke or astream")
+        task = caller()
+        wanted = _scheduled(call, self.schedule(task, _number_of(task), call))
+        return chain_future(crowd.join(wanted), concurrent.futures.Future())
+
+    def first(self, futures: Collection[Any], seconds: float | None) -> Any:
+        """Those that ended, as soon as there is one."""
+        return concurrent.futures.wait(futures, seconds, concurrent.futures.FIRST_COMPLETED).done
+
+    def counted(self, futures: FuturesDict, seconds: float | None) -> Any:
+        """Wait until what ended has been committed, too."""
+        futures.event.wait(seconds)
+
+    def handler(self, task: PregelExecutableTask, error: BaseException) -> Any:
+        """The task of the node that takes care of a failure."""
+        return self.runner.make_handler and self.runner.make_handler(task, error)
+
+
+class EventLoop:
+    """`Threads` for an asynchronous run: what waits there is awaited here."""
+
+    out_of_time: type[Exception] = asyncio.TimeoutError
+    event: Callable[[], Any] = asyncio.Event
+
+    def __init__(
+        self, runner: PregelRunner, schedule: Callable[..., Awaitable[Any]], policies: Any = None, home: Any = None
+    ) -> None:
+        self.runner, self.schedule, self.policies = runner, schedule, policies
+        self.home: asyncio.AbstractEventLoop = home or asyncio.get_running_loop()
+        self.future: Callable[[], Any] = self.home.create_future
+
+    async def alone(self, task: PregelExecutableTask, extras: dict[str, Any]) -> Any:
+        try:
+            await arun_with_retry(task, self.policies, self.runner.use_astream, extras)
+        except Exception as error:
+            return error
+
+    def start(self, task: PregelExecutableTask, extras: dict[str, Any], *, reraise: bool, late: bool = False) -> Any:
+        how = {"__name__": task.name, "__cancel_on_exit__": True, "__reraise_on_exit__": reraise, "__next_tick__": late}
+        stream = self.runner.use_astream
+        return self.runner.submit()(arun_with_retry, task, self.policies, stream, configurable=extras, **how)
+
+    def call(self, crowd: Crowd, caller: Callable[[], Any], call: Call) -> Any:
+        """A task calls a function as another one, in the loop's thread or in one of its own."""
+        inside = asyncio._get_running_loop() is not None and asyncio.current_task() is not None
+        promise: Any = self.future() if inside else concurrent.futures.Future()
+        run_coroutine_threadsafe(self._call(crowd, caller, call, promise), self.home, lazy=False)
+        return promise
+
+    async def _call(self, crowd: Crowd, caller: Callable[[], Any], call: Call, promise: Any) -> None:
+        try:
+            task = caller()
+            wanted = _scheduled(call, await self.schedule(task, _number_of(task), call))
+            chain_future(crowd.join(wanted), promise)
+        except Exception as error:
+            promise.set_exception(error)
+
+    async def first(self, futures: Collection[Any], seconds: float | None) -> Any:
+        return (await asyncio.wait(futures, timeout=seconds, return_when=asyncio.FIRST_COMPLETED))[0]
+
+    async def counted(self, futures: FuturesDict, seconds: float | None) -> Any:
+        await asyncio.wait_for(futures.event.wait(), seconds)
+        for future, task in futures.items():
+            if task is None:
+                future.cancel()
+
+    async def handler(self, task: PregelExecutableTask, error: BaseException) -> Any:
+        return self.runner.amake_handler and await self.runner.amake_handler(task, error)
+
+
+def _number_of(caller: Any) -> int:
+    number: int = caller.config[names.CONF][names.CONFIG_KEY_SCRATCHPAD].call_counter()
+    return number
+
+
+def _scheduled(call: Call, task: Any) -> Any:
+    if task is None:
+        raise RuntimeError(f"{call.func!r} was called but could not be scheduled as a task")
+    return task
+
+
+# ------------------------------------------------------------------ the runner
 
 
 class PregelRunner:
@@ -285,52 +402,88 @@ class PregelRunner:
         aschedule_error_handler: Callable[..., Awaitable[Any]] | None = None,
         attempt: Callable[..., Any] = run_with_retry,
     ) -> None:
-        self.submit = submit
-        self.put_writes = put_writes
-        self.use_astream = use_astream
-        self.node_finished = node_finished
+        self.submit, self.put, self.use_astream, self.tell = submit, put_writes, use_astream, node_finished
         self.guarded = dict(node_error_handler_map or {})
         self.guardians = frozenset(self.guarded.values())
-        self.make_handler = schedule_error_handler
-        self.amake_handler = aschedule_error_handler
-        self.attempt = attempt
+        self.make_handler, self.amake_handler, self.attempt = schedule_error_handler, aschedule_error_handler, attempt
         self.handled: set[int] = set()  # ids of exceptions that a node takes care of
 
     def handles(self, task: PregelExecutableTask, error: BaseException) -> bool:
         """Whether a node takes care of this failure."""
-        if isinstance(error, GraphBubbleUp) or task.name in self.guardians:
-            return False
-        return task.name in self.guarded
+        theirs = task.name in self.guarded and task.name not in self.guardians
+        return theirs and not isinstance(error, (GraphBubbleUp, asyncio.CancelledError))
 
     def commit(self, task: PregelExecutableTask, exception: BaseException | None) -> None:
         """Hand over what a task wrote, or how it failed."""
-        put = self.put_writes()
-        writes = task.writes
-        if exception is None:
-            if self.node_finished is not None and TAG_HIDDEN not in ((task.config or {}).get("tags") or ()):
-                self.node_finished(task.name)
-            if all(name in CONTROL_WRITES for name, _ in writes):
-                writes.append((NO_WRITES, None))
-            put(task.id, writes)
-        elif isinstance(exception, GraphInterrupt):
-            if exception.args[0]:
-                answers = [write for write in writes if write[0] == RESUME]
-                put(task.id, [(INTERRUPT, exception.args[0]), *answers])
-        elif not isinstance(exception, GraphBubbleUp):
-            writes.append((ERROR, exception))
-            if not isinstance(exception, asyncio.CancelledError) and self.handles(task, exception):
+        writes: Any = task.writes
+        if isinstance(exception, GraphInterrupt):
+            asked = exception.args[0]
+            writes = [(names.INTERRUPT, asked), *(write for write in writes if write[0] == names.RESUME)]
+            if not asked:
+                return
+        elif isinstance(exception, GraphBubbleUp):
+            return
+        elif exception is not None:
+            writes.append((names.ERROR, exception))
+            if self.handles(task, exception):
                 self.handled.add(id(exception))
-                writes.append((ERROR_SOURCE_NODE, task.name))
-            put(task.id, writes)
+                writes.append((names.ERROR_SOURCE_NODE, task.name))
+        else:
+            if self.tell is not None and TAG_HIDDEN not in ((task.config or {}).get("tags") or ()):
+                self.tell(task.name)
+            if CONTROL_WRITES.issuperset(name for name, _ in writes):
+                writes.append((names.NO_WRITES, None))
+        self.put()(task.id, writes)
 
-    def _excuse(self, crowd: Crowd, error: Exception) -> Exception | None:
-        """After the only task failed: None to go on waiting, or what is to be raised now."""
-        if not crowd.reraise or id(error) in self.handled:
-            return None
-        if not crowd.futures:
-            return without_our_frames(error)  # type: ignore[no-any-return]
-        crowd.add_failure(error)  # it called others: they come first
-        return None
+    def crowd(self, schedule_task: Any) -> Crowd:
+        """Nobody yet, in a synchronous run."""
+        return Crowd(Threads(self, schedule_task))
+
+    def acrowd(self, schedule_task: Any, home: Any = None) -> Crowd:
+        """Nobody yet, in an asynchronous run."""
+        return Crowd(EventLoop(self, schedule_task, home=home))
+
+    def course(
+        self, crowd: Crowd, todo: list[PregelExecutableTask], seconds: float | None, alone: bool
+    ) -> Generator[Callable[[], Any] | None, Any, None]:
+        """Run tasks.
+
+        Yields
+        ------
+        callable or None
+            None: there may be something to show. Else what to call (or to call and await); its result is sent back.
+        """
+        ways, end = crowd.ways, time.monotonic() + seconds if seconds else None
+
+        def left() -> float | None:
+            return None if end is None else max(0.0, end - time.monotonic())
+
+        if alone and len(todo) == 1 and end is None and crowd.spectator is None:
+            task = todo.pop()
+            failure = yield partial(ways.alone, task, crowd.extras(task))
+            self.commit(task, failure)
+            if failure is not None and self.handles(task, failure):
+                todo.append((yield partial(ways.handler, task, failure)))
+            elif failure is not None:
+                crowd.add_failure(failure)  # if it called others, they come first
+            del failure, task  # its frames know us
+            if not todo and not crowd.futures:
+                yield None
+                return
+        crowd.watch()
+        for task in filter(None, todo):
+            crowd.start(task)
+        todo.clear()
+        while crowd.busy and (done := (yield partial(ways.first, crowd.futures, left()))):  # empty: out of time
+            for failed, error in crowd.collect(done):
+                handler = yield partial(ways.handler, failed, error)
+                if handler is not None:
+                    crowd.start(handler)
+            del done
+            if not crowd.fatal:
+                yield None
+        yield partial(ways.counted, crowd.futures, left())
+        yield None
 
     def tick(
         self,
@@ -338,7 +491,7 @@ class PregelRunner:
         *,
         reraise: bool = True,
         timeout: float | None = None,
-        retry_policy: Sequence[Any] | None = None,
+        retry_policy: Any = None,
         get_waiter: Callable[[], Any] | None = None,
         schedule_task: Callable[..., PregelExecutableTask | None],
         crowd: Crowd | None = None,
@@ -358,75 +511,21 @@ class PregelRunner:
         crowd
             Tasks that are on their way already.
         """
-        todo = list(tasks)
+        todo, alone = list(tasks), crowd is None
         yield
-        alone = crowd is None
         if crowd is None:
-            if not todo:
-                return
-            crowd = self.crowd(schedule_task, retry_policy, reraise, get_waiter)
-        try:
-            yield from self._drive(crowd, todo, alone, timeout)
-        finally:
-            crowd.disperse()
-
-    def _drive(
-        self, crowd: Crowd, todo: list[PregelExecutableTask], alone: bool, timeout: float | None
-    ) -> Iterator[None]:
-        retry_policy, get_waiter = crowd.retry_policy, crowd.get_waiter
-        if alone and len(todo) == 1 and timeout is None and get_waiter is None:
-            task = todo.pop()
+            crowd = Crowd(Threads(self, schedule_task, retry_policy), reraise, get_waiter)
+        if todo or not alone:
+            course = self.course(crowd, todo, timeout, alone)
             try:
-                run_with_retry(task, retry_policy, configurable=crowd.extras(task))
-            except Exception as exc:
-                self.commit(task, exc)
-                if self.handles(task, exc) and self.make_handler is not None:
-                    self.handled.add(id(exc))
-                    todo = [made for made in (self.make_handler(task, exc),) if made is not None]
-                fatal = self._excuse(crowd, exc)
-                if fatal is not None:
-                    yield
-                    raise fatal  # noqa: B904 (it is the very exception)
-            else:
-                self.commit(task, None)
-            if not todo and not crowd.futures:
-                return
-        crowd.wait_for_output()
-        for task in todo:
-            crowd.start(task)
-        del todo
-        end = None if not timeout else time.monotonic() + timeout
-        while crowd.busy and not crowd.fatal:
-            left = None if end is None else max(0.0, end - time.monotonic())
-            done, _ = concurrent.futures.wait(crowd.futures, left, concurrent.futures.FIRST_COMPLETED)
-            if not done:
-                break  # out of time
-            for failed, error in crowd.collect(done):
-                handler = self.make_handler(failed, error) if self.make_handler is not None else None
-                if handler is not None:
-                    crowd.start(handler)
-            del done
-            if not crowd.fatal:
-                yield
-        crowd.futures.event.wait(None if end is None else max(0.0, end - time.monotonic()))
-        yield
-        crowd.verdict(TimeoutError)
-
-    def crowd(
-        self, schedule_task: Any, retry_policy: Any = None, reraise: bool = True, get_waiter: Any = None
-    ) -> Crowd:
-        """Nobody yet, in a synchronous run."""
-        return Crowd(
-            self,
-            run=self.attempt,
-            call=partial(_call, retry_policy=retry_policy, schedule_task=schedule_task, submit=self.submit),
-            event=threading.Event(),
-            kind=concurrent.futures.Future,
-            retry_policy=retry_policy,
-            reraise=reraise,
-            get_waiter=get_waiter,
-            start_options=lambda task: {"__reraise_on_exit__": reraise},
-        )
+                asked = next(course, _END)
+                while asked is not _END:
+                    if asked is None:
+                        yield
+                    asked = _go_on(course, asked and asked())
+                _raise(crowd.verdict())
+            finally:
+                crowd.futures.forget()
 
     async def atick(
         self,
@@ -434,244 +533,45 @@ class PregelRunner:
         *,
         reraise: bool = True,
         timeout: float | None = None,
-        retry_policy: Sequence[Any] | None = None,
+        retry_policy: Any = None,
         get_waiter: Callable[[], Any] | None = None,
         schedule_task: Callable[..., Awaitable[PregelExecutableTask | None]],
         crowd: Crowd | None = None,
     ) -> AsyncIterator[None]:
         """`tick` in an event loop."""
-        todo = list(tasks)
+        todo, alone = list(tasks), crowd is None
         yield
-        alone = crowd is None
         if crowd is None:
-            if not todo:
-                return
-            crowd = self.acrowd(schedule_task, retry_policy, reraise, get_waiter)
-        clock = asyncio.get_running_loop().time
-        try:
-            if alone and len(todo) == 1 and timeout is None and get_waiter is None:
-                task = todo.pop()
-                try:
-                    await arun_with_retry(task, retry_policy, self.use_astream, crowd.extras(task))
-                except Exception as exc:
-                    self.commit(task, exc)
-                    if self.handles(task, exc) and self.amake_handler is not None:
-                        self.handled.add(id(exc))
-                        todo = [made for made in (await self.amake_handler(task, exc),) if made is not None]
-                    fatal = self._excuse(crowd, exc)
-                    if fatal is not None:
+            crowd = Crowd(EventLoop(self, schedule_task, retry_policy), reraise, get_waiter)
+        if todo or not alone:
+            course = self.course(crowd, todo, timeout, alone)
+            try:
+                asked = next(course, _END)
+                while asked is not _END:
+                    if asked is None:
                         yield
-                        raise fatal  # noqa: B904 (it is the very exception)
-                else:
-                    self.commit(task, None)
-                if not todo and not crowd.futures:
-                    return
-            crowd.wait_for_output()
-            for task in todo:
-                crowd.start(task)
-            del todo
-            end = None if not timeout else clock() + timeout
-            while crowd.busy and not crowd.fatal:
-                left = None if end is None else max(0.0, end - clock())
-                done, _ = await asyncio.wait(crowd.futures, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                if not done:
-                    break  # out of time
-                for failed, error in crowd.collect(done):
-                    handler = await self.amake_handler(failed, error) if self.amake_handler is not None else None
-                    if handler is not None:
-                        crowd.start(handler)
-                del done
-                if not crowd.fatal:
-                    yield
-            await asyncio.wait_for(crowd.futures.event.wait(), None if end is None else max(0.0, end - clock()))
-            yield
-            for future in crowd.futures:
-                if crowd.futures[future] is None:
-                    future.cancel()
-            crowd.verdict(asyncio.TimeoutError)
-        finally:
-            crowd.disperse()
-
-    def acrowd(
-        self,
-        schedule_task: Any,
-        retry_policy: Any = None,
-        reraise: bool = True,
-        get_waiter: Any = None,
-        home: Any = None,
-    ) -> Crowd:
-        """Nobody yet, in an asynchronous run."""
-        call = partial(
-            _acall,
-            stream=self.use_astream,
-            retry_policy=retry_policy,
-            schedule_task=schedule_task,
-            submit=self.submit,
-            loop=asyncio.get_running_loop() if home is None else home,
-        )
-        return Crowd(
-            self,
-            run=arun_with_retry,
-            call=call,
-            event=asyncio.Event(),
-            kind=asyncio.Future,
-            retry_policy=retry_policy,
-            reraise=reraise,
-            get_waiter=get_waiter,
-            start_options=partial(_loop_options, self.use_astream, reraise),
-        )
+                    asked = _go_on(course, asked and await asked())
+                _raise(crowd.verdict())
+            finally:
+                crowd.futures.forget()
 
 
-def _loop_options(stream: bool, reraise: bool, task: PregelExecutableTask) -> dict[str, Any]:
-    """How a task of the event loop is started."""
-    return {
-        "stream": stream,
-        "__name__": task.name,
-        "__cancel_on_exit__": True,
-        "__reraise_on_exit__": reraise,
-    }
+_END: Any = object()
 
 
-def without_our_frames(error: Any) -> Any:
-    """The exception, with its traceback beginning where it leaves the engine."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename.endswith(_OUR_FILES):
-        trace = trace.tb_next
-    return error.with_traceback(trace)
+def _go_on(course: Generator[Any, Any, None], answer: Any) -> Any:
+    try:
+        return course.send(answer)
+    except StopIteration:
+        return _END
 
 
-# ------------------------------------------------------------------ calls from one task to another
-
-
-def _settled(future: Any, writes: Iterable[tuple[str, Any]]) -> Any:
-    """A future with the outcome that a task wrote in an earlier run."""
-    said: dict[str, Any] = {}
-    for name, value in writes:
-        said.setdefault(name, value)
-    error = None if RETURN in said else said.get(ERROR)
-    if error:
-        future.set_exception(error if isinstance(error, BaseException) else Exception(error))
-    else:
-        future.set_result(said.get(RETURN))
-    return future
-
-
-def _next_number(caller: Any) -> int:
-    number: int = caller.config[CONF][CONFIG_KEY_SCRATCHPAD].call_counter()
-    return number
-
-
-def _joined(board: Any, wanted: PregelExecutableTask, fresh: Callable[[], Any], begin: Callable[[], Any]) -> Any:
-    """The future of a called task: running, known from before, or started now."""
-    future = board.find(wanted.id)
-    if future is None and wanted.writes:
-        return _settled(fresh(), wanted.writes)
-    if future is None:
-        future = begin()
-        SKIP_RERAISE_SET.add(future)  # its caller sees the exception
-        board[future] = wanted
-    return future
-
-
-def _call(
-    task: Callable[[], Any],
-    func: Callable[..., Any],
-    input: Any,
-    *,
-    retry_policy: Any = None,
-    futures: Callable[[], Any],
-    schedule_task: Callable[..., PregelExecutableTask | None],
-    submit: Callable[[], Any],
-    **options: Any,
-) -> Any:
-    """A task of a synchronous run calls a function as another task."""
-    if inspect.iscoroutinefunction(func):
-        raise RuntimeError(
-            f"{getattr(func, '__name__', func)} is asynchronous and this run is not: call it from ainvoke or astream"
-        )
-    caller = task()
-    wanted = schedule_task(caller, _next_number(caller), _call_of(func, input, retry_policy, options))
-    if wanted is None:
-        raise RuntimeError(f"{func!r} was called but could not be scheduled as a task")
-    again = partial(
-        _call,
-        weakref.ref(wanted),
-        retry_policy=retry_policy,
-        futures=futures,
-        schedule_task=schedule_task,
-        submit=submit,
-    )
-    begin = partial(
-        submit(),
-        run_with_retry,
-        wanted,
-        retry_policy,
-        configurable={CONFIG_KEY_CALL: again},
-        __reraise_on_exit__=False,
-        __next_tick__=True,
-    )
-    future = _joined(futures(), wanted, concurrent.futures.Future, begin)
-    return chain_future(future, concurrent.futures.Future())
-
-
-def _call_of(func: Any, input: Any, retry_policy: Any, options: dict[str, Any]) -> Call:
-    return Call(
-        func,
-        input,
-        retry_policy=retry_policy,
-        cache_policy=options.get("cache_policy"),
-        callbacks=options.get("callbacks"),
-        timeout=options.get("timeout"),
-    )
-
-
-def _acall(
-    task: Callable[[], Any],
-    func: Callable[..., Any],
-    input: Any,
-    *,
-    retry_policy: Any = None,
-    loop: asyncio.AbstractEventLoop,
-    futures: Callable[[], Any],
-    schedule_task: Callable[..., Awaitable[PregelExecutableTask | None]],
-    submit: Callable[[], Any],
-    stream: bool = False,
-    **options: Any,
-) -> Any:
-    """A task of an asynchronous run calls a function as another task, from the loop's thread or another."""
-    inside = asyncio._get_running_loop() is not None and asyncio.current_task() is not None
-    promise: Any = asyncio.Future(loop=loop) if inside else concurrent.futures.Future()
-    call = _call_of(func, input, retry_policy, options)
-
-    async def join() -> None:
-        try:
-            caller = task()
-            wanted = await schedule_task(caller, _next_number(caller), call)
-            if wanted is None:
-                raise RuntimeError(f"{func!r} was called but could not be scheduled as a task")
-            again = partial(
-                _acall,
-                weakref.ref(wanted),
-                stream=stream,
-                loop=loop,
-                futures=futures,
-                schedule_task=schedule_task,
-                submit=submit,
-            )
-            begin = partial(
-                submit(),
-                arun_with_retry,
-                wanted,
-                retry_policy,
-                configurable={CONFIG_KEY_CALL: again},
-                **{**_loop_options(stream, False, wanted), "__next_tick__": True},
-            )
-            chain_future(_joined(futures(), wanted, loop.create_future, begin), promise)
-        except Exception as exc:
-            promise.set_exception(exc)
-
-    run_coroutine_threadsafe(join(), loop, lazy=False)
-    return promise
+def _raise(error: BaseException | None) -> None:
+    try:
+        if error:
+            raise error
+    finally:
+        del error  # which knows this frame
 
 
 own(globals())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from dynamo.langgraph._internal._constants import ERROR, ERROR_SOURCE_NODE, INTERRUPT, NULL_TASK_ID, RESUME
@@ -46,23 +47,20 @@ class TaskStatus:
 
 def read_task_statuses(pending_writes: Iterable[tuple[str, str, Any]]) -> dict[str, TaskStatus]:
     """The status of every task that wrote something, by id."""
-    output: dict[str, list[tuple[str, Any]]] = {}
-    stopped: dict[str, list[Interrupt[Any]]] = {}
-    failed: dict[str, BaseException] = {}
-    for task_id, channel, value in pending_writes:
-        if task_id == NULL_TASK_ID:
-            continue
-        mine = output.setdefault(task_id, [])
-        if channel not in CONTROL_WRITES:
-            mine.append((channel, value))
-        elif channel == ERROR:
-            failed.setdefault(task_id, value)
-        elif channel == INTERRUPT:
-            stopped.setdefault(task_id, []).extend(value if isinstance(value, Sequence) else (value,))
-    return {
-        task_id: TaskStatus(tuple(mine), tuple(stopped.get(task_id, ())), failed.get(task_id))
-        for task_id, mine in output.items()
-    }
+    said: dict[str, dict[str, list[Any]]] = {}
+    for owner, channel, value in pending_writes:
+        if owner != NULL_TASK_ID:
+            mine = said.setdefault(owner, {"": []})
+            if channel in CONTROL_WRITES:
+                mine.setdefault(channel, []).append(value)
+            else:
+                mine[""].append((channel, value))
+    return {owner: _status(mine) for owner, mine in said.items()}
+
+
+def _status(said: dict[str, list[Any]]) -> TaskStatus:
+    raised = (value if isinstance(value, Sequence) else (value,) for value in said.get(INTERRUPT, ()))
+    return TaskStatus(tuple(said[""]), tuple(chain.from_iterable(raised)), next(iter(said.get(ERROR, ())), None))
 
 
 own(globals())
