@@ -8,8 +8,12 @@ from dynamo import _lazy
 _TABLE: dict[str, str] = {
     "ChatEndpoint": "dynamo.graphs.models",
     "ChatFrontend": "dynamo.graphs.models",
+    "Timeline": "dynamo.graphs.timeline",
+    "awatch": "dynamo.graphs.timeline",
+    "draw": "dynamo.graphs.picture",
     "endpoint_node": "dynamo.graphs.endpoint",
     "serve_graph": "dynamo.graphs.serve",
+    "watch": "dynamo.graphs.timeline",
 }
 
 __getattr__, __dir__, __all__ = _lazy.attach(__name__, _TABLE)

@@ -1,5 +1,4 @@
 """Graphs and the rest of the house: endpoints as nodes, graphs as endpoints and as models."""
-# ruff: noqa: E402 -- the extra may not be there
 
 import asyncio
 import contextlib

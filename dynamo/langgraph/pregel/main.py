@@ -217,8 +217,13 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
         return await _state.aplay(_draw.script(self, config, xray))  # type: ignore[no-any-return]
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """For notebooks: the drawing as a diagram that the notebook renders itself."""
-        return {"text/plain": repr(self), "text/vnd.mermaid": self.get_graph().draw_mermaid()}
+        """For notebooks: a picture that nothing has to be fetched for."""
+        return {"text/plain": repr(self), "image/svg+xml": self._repr_svg_()}
+
+    def _repr_svg_(self) -> str:
+        from dynamo.graphs.picture import draw
+
+        return draw(self).svg
 
     # ---------------------------------------------------------------- schemas
     def config_schema(self, *, include: Sequence[str] | None = None) -> "type[BaseModel]":
