@@ -10,7 +10,11 @@ asv machine --yes >/dev/null
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 # One launch of each, the shortest that times it at all: this asks whether they run. For figures to compare, asv run.
-{ asv run --python=same --set-commit-hash "$(git rev-parse HEAD)" --quick --show-stderr "$@" 2>&1; echo "status $?"; } | tee "$log"
+code=0
+{
+    asv run --python=same --set-commit-hash "$(git rev-parse HEAD)" --quick --show-stderr "$@" 2>&1 || code=$?
+    echo "status $code"
+} | tee "$log"
 status=$(sed -n 's/^status //p' "$log" | tail -n 1)
 # asv ends with 0 or 2 when a benchmark has failed: say which, last.
 if grep -E '(^|[[:space:]])failed([[:space:]]|$)' "$log" >&2; then status=1; fi

@@ -22,3 +22,6 @@ from dynamo.quill.safetensors import TensorFile as TensorFile
 from dynamo.quill.safetensors import load_tensors as load_tensors
 from dynamo.quill.safetensors import save_tensors as save_tensors
 from dynamo.quill.server import QuillServer as QuillServer
+from dynamo.quill.tensor_frames import decode_tensor_chunk as decode_tensor_chunk
+from dynamo.quill.tensor_frames import encode_tensor_chunk as encode_tensor_chunk
+from dynamo.quill.tensor_frames import encode_tensor_frame as encode_tensor_frame

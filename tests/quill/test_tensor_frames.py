@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamo import errors
+from dynamo import errors, quill
 from dynamo.quill import Tensor, TensorReader
 
 from ..conftest import DATA
@@ -36,6 +36,78 @@ def meta(shape, code=8, name=b"", nbytes=0):
     dims = b"".join(size.to_bytes(8, "little") for size in shape)
     head = bytes([len(shape)]) + dims + bytes([code, 0]) + nbytes.to_bytes(8, "little")
     return frame(0x10, head + len(name).to_bytes(2, "little") + name)
+
+
+FRAMES = {  # kind, payload; what the reader makes of it
+    "meta payload 'meta'": ("meta", b"meta", "tensor metadata of 4 bytes|109 dimensions"),
+    "payload 01020304": ("payload", bytes([1, 2, 3, 4]), "before TENSOR_META"),
+    "token_batch empty batch": ("tokens", b"\0\0\0", [("tokens", b"\0\0\0")]),
+    "proto_msg 'x'": ("message", b"x", [("message", b"x")]),
+    "end_stream": ("end", None, [("end", None)]),
+    "cancel none": ("cancel", None, [("cancel", "")]),
+    "cancel 'timeout'": ("cancel", "timeout", [("cancel", "timeout")]),
+    "credit 1048576": ("credit", 1 << 20, [("credit", 1 << 20)]),
+    "reserved 01000000 payload aa": (None, b"\xaa", "reserved bytes 01 00 00 00"),
+    "type ff": (None, b"", "unknown frame type: 0xff"),
+}
+
+
+@pytest.mark.parametrize("row", VECTORS["tensor_frame"], ids=lambda row: row["name"])
+def test_frames_are_quills_to_the_byte(row):
+    kind, payload, read = FRAMES[row["name"]]
+    data = bytes.fromhex(row["hex"]) if "hex" in row else b"\xff" + bytes(8)
+    if kind is not None:
+        assert quill.encode_tensor_frame(kind, payload) == data
+    if isinstance(read, list):
+        assert TensorReader().feed(data) == read
+        return
+    with pytest.raises(ValueError, match=read):
+        TensorReader().feed(meta([1]) * read.startswith("reserved") + data)
+
+
+def test_chunks_are_quills_to_the_byte():
+    rows = [bytes.fromhex(row) for row in VECTORS["tensor_stream"]["TensorDataChunk [10] by 4"]]
+    elements = bytes(range(1, 11)) if rows[0][9] == 1 else bytes(range(10))
+    for i, row in enumerate(rows):
+        piece = elements[4 * i : 4 * i + 4]
+        assert quill.encode_tensor_chunk(i, 3, piece) == row
+        assert quill.decode_tensor_chunk(row) == (i, 3, i == 2, piece)
+    for bad, error in [(rows[0][:8], errors.Truncated), (b"\3" + rows[0][1:], ValueError), (b"", errors.Truncated)]:
+        with pytest.raises(error, match="chunk"):
+            quill.decode_tensor_chunk(bad)
+    for sequence, total in [(-1, 3), (3, 3), (0, 1 << 32)]:
+        with pytest.raises(OverflowError):
+            quill.encode_tensor_chunk(sequence, total, b"")
+
+
+def test_every_vector_of_tensors_is_used():
+    whole = set(STREAMS) - {"bfloat16 [2] device cuda"}
+    said = {"payload before meta", "empty tensor is_complete", "TensorDataChunk [10] by 4", "bfloat16 [2] device cuda"}
+    assert whole == set(CASES) and set(VECTORS["tensor_stream"]) == whole | said
+    assert set(FRAMES) == {row["name"] for row in VECTORS["tensor_frame"]}
+
+
+def test_frames_that_cannot_be_are_not_made():
+    for kind, value, error, word in [
+        ("bye", None, ValueError, "must be one of message, end"),
+        ("end", b"x", ValueError, "must be empty"),
+        ("credit", b"x", TypeError, "credit is a bytes"),
+        ("credit", -1, OverflowError, "must be 0 to"),
+        ("message", 5, TypeError, "is a int"),
+        ("tokens", "x", TypeError, "is a str"),
+    ]:
+        with pytest.raises(error, match=word):
+            quill.encode_tensor_frame(kind, value)
+
+
+@given(st.binary(max_size=300), st.integers(0, 2**64 - 1), st.text(max_size=40))
+@settings(max_examples=100, deadline=None)
+def test_what_stands_between_tensors_arrives(message, credit, reason):
+    batch = quill.TokenBatch.from_tokens([quill.Token(1, 2, reason)])
+    frames = [("message", message), ("credit", credit), ("tokens", batch), ("cancel", reason)]
+    data = b"".join(quill.encode_tensor_frame(*frame) for frame in frames)
+    frames[2] = ("tokens", batch.encode())
+    assert TensorReader().feed(data) == frames
 
 
 @pytest.mark.parametrize("name", CASES)
