@@ -15,6 +15,7 @@ run cython-lint "$bin/cython-lint" dynamo
 # shellcheck disable=SC2046
 run clang-format "$bin/clang-format" --dry-run -Werror $(git ls-files 'csrc/*.c' 'csrc/*.h' 'dynamo/*.c')
 run mypy "$bin/mypy"
+run "mypy examples" "$bin/mypy" --explicit-package-bases examples
 # shellcheck disable=SC2046
 run stubtest "$bin/stubtest" --mypy-config-file pyproject.toml --allowlist tools/stubtest-allowlist.txt \
     --ignore-unused-allowlist --concise $(cd dynamo && ls _*.pyi | sed 's/\.pyi$//; s/^/dynamo./')

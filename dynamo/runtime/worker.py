@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 from dynamo import errors
@@ -18,7 +18,7 @@ from dynamo.runtime.distributed import DistributedRuntime
 
 def dynamo_worker(
     enable_nats: bool | None = None, *, static: bool = False
-) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., Awaitable[None]]]:
+) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., Coroutine[Any, Any, None]]]:
     """Make an async function a worker: its first argument is a DistributedRuntime.
 
     Parameters
@@ -36,7 +36,7 @@ def dynamo_worker(
     if enable_nats is not None:
         warnings.warn("enable_nats is not needed any more", DeprecationWarning, stacklevel=2)
 
-    def decorate(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[None]]:
+    def decorate(function: Callable[..., Awaitable[Any]]) -> Callable[..., Coroutine[Any, Any, None]]:
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> None:
             runtime = (

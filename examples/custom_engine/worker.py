@@ -12,11 +12,13 @@ import asyncio
 import random
 import sys
 from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 from dynamo.cli.demo_tokenizer import demo_tokenizer
-from dynamo.engines.base import Engine, EngineInfo, GenerateRequest, usage
+from dynamo.engines.base import Engine, EngineContext, EngineInfo, EventSink, GenerateRequest, Progress, usage
 from dynamo.engines.worker import serve_engine
-from dynamo.runtime import dynamo_worker
+from dynamo.runtime import DistributedRuntime, dynamo_worker
 
 EOS = 256
 TEXT = """The river ran under the old stone bridge, and the otters ran along the river. In the morning the light
@@ -30,7 +32,7 @@ class Bigram(Engine):
         self.text = text
         self.follows: dict[bytes, Counter[int]] = defaultdict(Counter)
 
-    async def start(self, events=None, progress=None):
+    async def start(self, events: EventSink | None = None, progress: Progress | None = None) -> EngineInfo:
         """Load the model; `events` would take what a cache holds, for routing by prefix."""
         data = self.text.encode()
         for i in range(len(data) - 2):
@@ -41,7 +43,7 @@ class Bigram(Engine):
         self.info = EngineInfo("bigram", 4096, eos_token_ids=(EOS,), assets={"tokenizer": demo_tokenizer()})
         return self.info
 
-    async def generate(self, request, context):
+    async def generate(self, request: Mapping[str, Any], context: EngineContext) -> AsyncIterator[dict[str, Any]]:
         """One answer; many run at a time. Each item has the new tokens only."""
         asked = GenerateRequest.parse(request, self.info)  # checked: ranges, context length
         choose = random.Random(asked.seed)
@@ -65,7 +67,7 @@ class Bigram(Engine):
 
 
 @dynamo_worker()
-async def worker(runtime):
+async def worker(runtime: DistributedRuntime) -> None:
     await serve_engine(
         runtime,
         Bigram(TEXT * 3),

@@ -11,6 +11,8 @@ import asyncio
 import random
 import signal
 import time
+from collections.abc import AsyncIterator
+from typing import Any
 
 from dynamo._metrics import default_registry
 from dynamo.llm import HttpAsyncEngine, HttpService
@@ -34,7 +36,7 @@ class Poet:
             "haiku_line_seconds", "Time that a line takes.", buckets=[0.001, 0.01, 0.1, 1.0]
         )
 
-    async def write(self, request):
+    async def write(self, request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         mood = request.get("user") or "calm"
         chunk = {
             "id": "haiku",
@@ -56,7 +58,7 @@ class Poet:
             self.busy.dec()
 
 
-async def main():
+async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--port", type=int, default=8000)
     args = parser.parse_args()

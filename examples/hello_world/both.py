@@ -1,11 +1,12 @@
 """Worker and client in one process, without any other program or file: discovery is `mem`."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from dynamo.runtime import DistributedRuntime
 
 
-async def generate(request):
+async def generate(request: list[str]) -> AsyncIterator[str]:
     for name in request:
         yield f"Hello, {name}!"
 

@@ -5,15 +5,17 @@ python client.py            # in another: they find each other through a folder
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
-from dynamo.runtime import DistributedRuntime, dynamo_worker
+from dynamo.runtime import Context, DistributedRuntime, dynamo_worker
 
 
 @dynamo_worker()
 async def worker(runtime: DistributedRuntime) -> None:
     endpoint = runtime.endpoint("hello.greeter.generate")
 
-    async def generate(request, context):
+    async def generate(request: dict[str, Any], context: Context) -> AsyncIterator[str]:
         # What is yielded is streamed. A caller that leaves is seen by the context, and at the next yield.
         for name in request["names"]:
             if context.is_stopped():

@@ -10,11 +10,14 @@ import argparse
 import asyncio
 import signal
 import time
+from collections.abc import AsyncIterator
+from typing import Any
 
 from dynamo.llm import HttpAsyncEngine, HttpError, HttpService
+from dynamo.runtime import Context
 
 
-async def parrot(request, context):
+async def parrot(request: dict[str, Any], context: Context) -> AsyncIterator[dict[str, Any]]:
     """Say the last message again, word by word, until the client has had enough."""
     message = request["messages"][-1].get("content")
     if not isinstance(message, str):
@@ -34,7 +37,7 @@ async def parrot(request, context):
     yield chunk | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
 
 
-async def main():
+async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--port", type=int, default=8000)
     args = parser.parse_args()

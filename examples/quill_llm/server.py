@@ -8,11 +8,14 @@ import argparse
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from dynamo import quill
+from dynamo.engines.base import Engine
+from dynamo.llm.tokenizer import Tokenizer, load_tokenizer
 from dynamo.runtime import Context
 
 SERVICE = "inference.v1.LLMService"
@@ -27,7 +30,7 @@ class Generate(msgspec.Struct):
 
 
 class Model:
-    def __init__(self, engine, tokenizer) -> None:
+    def __init__(self, engine: Engine, tokenizer: Tokenizer | None) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
 
@@ -66,19 +69,19 @@ def serve(model: Model) -> quill.QuillServer:
     server = quill.QuillServer(timeout_ms=120_000)
 
     @server.method(SERVICE, "Generate", request=Generate)
-    async def generate(asked: Generate, context: Context):
+    async def generate(asked: Generate, context: Context) -> dict[str, Any]:
         """All at once: {"tokens": [{"id", "text", ...}], "text"}."""
         tokens = [token.to_dict() async for step in model.tokens(asked, context) for token in step]
         return {"tokens": tokens, "text": "".join(token["text"] or "" for token in tokens)}
 
     @server.method(SERVICE, "Stream", request=Generate)
-    async def stream(asked: Generate, context: Context):
+    async def stream(asked: Generate, context: Context) -> AsyncIterator[dict[str, Any]]:
         """A JSON message for each step."""
         async for step in model.tokens(asked, context):
             yield {"tokens": [token.to_dict() for token in step]}
 
     @server.method(SERVICE, "Batches", request=Generate)
-    async def batches(asked: Generate, context: Context):
+    async def batches(asked: Generate, context: Context) -> AsyncIterator[quill.TokenBatch]:
         """A TokenBatch for each step: a few bytes a token."""
         async for step in model.tokens(asked, context):
             yield quill.TokenBatch.from_tokens(step)
@@ -99,15 +102,13 @@ async def main() -> None:
 
         if args.model is None:
             parser.error("--engine llamacpp needs --model FILE.gguf")
-        engine = LlamaCppEngine(args.model)
+        engine: Engine = LlamaCppEngine(args.model)
     else:
         from dynamo.engines.mocker import MockerEngine
 
         engine = MockerEngine(speedup=args.speedup, assets={"model": args.model} if args.model else None)
     tokenizer = None
     if args.model:
-        from dynamo.llm.tokenizer import load_tokenizer
-
         tokenizer = load_tokenizer(args.model)
     await engine.start()
     server = serve(Model(engine, tokenizer))
