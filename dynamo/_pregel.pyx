@@ -98,6 +98,12 @@ def bind(names):
     task_shape = Shape(ExecutableTask)
 
 
+cdef complaints():
+    """What is said about graphs that cannot be right; needed by few runs."""
+    from dynamo.langgraph.pregel import _complaints
+    return _complaints
+
+
 cdef add_note(exc, text):
     if hasattr(exc, "add_note"):
         exc.add_note(text)
@@ -401,14 +407,17 @@ cdef set apply_writes_to(checkpoint, channels, list tasks, get_next_version, tri
             elif name in board:
                 grouped[name] = [value]
             else:
-                logger.warning("The task %s (path %s) wrote to %s, which is no channel of this graph; "
-                               "the write is ignored",
-                               task.name, task.path, name)
+                complaints().unknown_channel(task, name, board)
 
     updated = set()
     for name, written in grouped.items():
         channel = board[name]
-        if channel.update(written) and next_version is not None:
+        try:
+            moves = channel.update(written)
+        except Exception as error:
+            complaints().who_wrote(error, name, tasks)
+            raise
+        if moves and next_version is not None:
             versions[name] = next_version
             moved = True
             if channel.is_available():
@@ -881,7 +890,7 @@ cdef class Preparer:
             return None
         name = packet.node
         if name not in self.processes:
-            logger.warning("A pending send is addressed to %s, which is no node of this graph; it is ignored", name)
+            complaints().unknown_node(name, self.processes)
             return None
         plan = self.plan(name)
         if plan.node is None:

@@ -96,6 +96,11 @@ def merge_configs(*configs: "RunnableConfig | None") -> "RunnableConfig":
     merged: dict[str, Any] = {}
     for layer in configs:
         said: Any = layer or {}
+        if type(said) is not dict and not isinstance(said, Mapping):
+            raise TypeError(
+                f"A config is a mapping, such as {{'configurable': {{'thread_id': 'one'}}}}, and not {said!r}; what a "
+                "graph gets is its first argument"
+            )
         for key in said:
             value = said[key]
             if value and type(value) is not _DefaultRecursionLimit:
@@ -185,6 +190,11 @@ def ensure_config(*configs: "RunnableConfig | None") -> "RunnableConfig":
         ambient_tags = tuple(result["tags"])
     for layer in configs:
         said: Any = layer or {}
+        if type(said) is not dict and not isinstance(said, Mapping):
+            raise TypeError(
+                f"A config is a mapping, such as {{'configurable': {{'thread_id': 'one'}}}}, and not {said!r}; what a "
+                "graph gets is its first argument"
+            )
         for key in said:
             value = said[key]
             if not _is_not_empty(value):

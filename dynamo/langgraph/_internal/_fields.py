@@ -47,10 +47,6 @@ def _is_required_type(type_: Any) -> bool | None:
     return next((mark == "Required" for mark in _marks(type_) if mark != "ReadOnly"), None)
 
 
-def _is_readonly_type(type_: Any) -> bool:
-    return "ReadOnly" in _marks(type_)
-
-
 def get_field_default(name: str, type_: Any, schema: type[Any]) -> Any:
     """What a field is when nobody sets it; ``...`` if it must be set.
 

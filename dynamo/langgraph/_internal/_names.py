@@ -5,7 +5,7 @@ define has to answer to the same path. A module calls ``own(globals())`` as its 
 """
 
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import MutableMapping
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -54,8 +54,3 @@ def namespace(cls: Any) -> dict[str, Any]:
     if found is None:
         found = sys.modules.get(name)
     return vars(found) if found is not None else {}
-
-
-def bases_first(cls: type) -> Iterator[type]:
-    """A class and what it inherits from, the farthest first."""
-    yield from reversed(cls.__mro__)

@@ -382,7 +382,8 @@ def coerce_to_runnable(thing: Any, *, name: str | None, trace: bool) -> Any:
         made = endpoint_node(thing, name=name)
     if made is not None:
         return made
-    raise TypeError(f"Expected a Runnable, callable or dict. Instead got an unsupported type: {type(thing)}")
+    which = "" if name is None else f" for {name!r}"
+    raise TypeError(f"Expected a Runnable, callable or dict{which}. Instead got an unsupported type: {type(thing)}")
 
 
 # ------------------------------------------------------------------ several steps

@@ -84,7 +84,8 @@ class CompiledStateGraph(Pregel[StateT, ContextT, InputT, OutputT]):
     # ---------------------------------------------------------------- putting it together
     def _update_writer(self, keys: Sequence[str], ends: Any = None) -> ChannelWrite:
         """The writer of a node's result; `ends` is where its Commands may go, None for the input of the graph."""
-        updates = root_update if list(keys) == [ROOT] else keyed_update(keys)
+        giver = "The input is" if ends is None else "A node returns"
+        updates = root_update if list(keys) == [ROOT] else keyed_update(keys, giver)
         static = None if ends is None else control_static(ends)
         return ChannelWrite([ChannelWriteTupleEntry(updates), ChannelWriteTupleEntry(control, static=static)])
 

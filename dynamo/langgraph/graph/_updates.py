@@ -1,6 +1,6 @@
 """From what a node returns to (channel, value) pairs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from dynamo.langgraph._internal._constants import TASKS
@@ -31,8 +31,8 @@ def root_update(value: Any) -> Pairs:
     return None if value is None else [(ROOT, value)]
 
 
-def keyed_update(keys: Sequence[str]) -> Callable[[Any], Pairs]:
-    """For a state with `keys`: what of a node's result concerns them."""
+def keyed_update(keys: Sequence[str], giver: str = "A node returns") -> Callable[[Any], Pairs]:
+    """For a state with `keys`: what of a node's result concerns them; `giver` begins what is said if nothing does."""
     known = frozenset(keys)
 
     def update(value: Any) -> Pairs:
@@ -51,11 +51,20 @@ def keyed_update(keys: Sequence[str]) -> Callable[[Any], Pairs]:
             return pairs
         if fields := get_cached_annotated_keys(type(value)):
             return get_update_as_tuples(value, [name for name in fields if name in known])
-        text = f"Expected dict, got {value}. A node returns a mapping of keys to values, a Command, or None"
+        text = f"Expected dict, got {value}. {_remedy(value, giver, keys)}"
         code = ErrorCode.INVALID_GRAPH_NODE_RETURN_VALUE
         raise InvalidUpdateError(create_error_message(message=text, error_code=code))
 
     return update
+
+
+def _remedy(value: Any, giver: str, keys: Sequence[str]) -> str:
+    """How to give an update instead of `value`."""
+    if hasattr(value, "__await__"):
+        return "Nobody has awaited it: make the node `async def` and await what it calls"
+    if isinstance(value, list | tuple):
+        return f"{giver} one mapping of keys to values; several updates are Commands in a list"
+    return f"{giver} a mapping of keys to values, such as {{{keys[0]!r}: ...}}, a Command, or None"
 
 
 def control(value: Any) -> Sequence[tuple[str, Any]]:
@@ -72,6 +81,8 @@ def control(value: Any) -> Sequence[tuple[str, Any]]:
         if one.graph == Command.PARENT:
             raise ParentCommand(one)
         goto = one.goto
+        if not isinstance(goto, Send | str | Iterable):
+            raise TypeError(f"Command(goto={goto!r}) is not iterable: goto takes node names, Sends, or a list of them")
         for target in (goto,) if isinstance(goto, Send | str) else goto:
             if isinstance(target, Send):
                 pairs.append((TASKS, target))

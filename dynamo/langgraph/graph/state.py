@@ -215,9 +215,9 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
         return self
 
     def _add_schema(self, schema: type[Any], /, allow_managed: bool = True) -> None:
+        warn_invalid(schema)
         if schema in self.schemas:
             return
-        warn_invalid(schema)
         channels, managed, _ = channels_of(schema)
         if managed and not allow_managed:
             name = getattr(schema, "__name__", "")
@@ -477,7 +477,9 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
             if start not in self.nodes and start != START:
                 raise StateGraphError(f"Found edge starting at unknown node '{start}'{there}")
         if START not in starts:
-            raise StateGraphError("Graph must have an entrypoint: add at least one edge from START to another node")
+            raise StateGraphError(
+                f"Graph must have an entrypoint: add at least one edge from START to another node{there}"
+            )
         for start, named in self.branches.items():
             for name, branch in named.items():
                 for end in (branch.ends or {}).values():

@@ -12,7 +12,6 @@ if typing.TYPE_CHECKING:
 __all__ = ("ManagedValueMapping", "ManagedValueSpec")
 
 V = TypeVar("V")
-U = TypeVar("U")
 
 
 class ManagedValue(ABC, Generic[V]):

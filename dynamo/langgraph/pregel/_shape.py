@@ -6,15 +6,17 @@ with subgraphs    (namespace, payload)        (namespace, mode, payload)        
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
+from warnings import warn
 
 from dynamo.langgraph._internal._constants import INTERRUPT
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._typing import MISSING
 from dynamo.langgraph.pregel.debug import get_bolded_text
-from dynamo.langgraph.types import GraphOutput
+from dynamo.langgraph.types import GraphOutput, StreamMode
 
 Mapper = Callable[[Any], Any]
+KNOWN_MODES = frozenset((*get_args(StreamMode), "tools"))
 
 
 class Shape:
@@ -44,6 +46,8 @@ class Shape:
         self.single = not isinstance(stream_mode, list)
         self.given = mode_set(stream_mode)
         self.printed = mode_set(print_mode)
+        if not self.given | self.printed <= KNOWN_MODES:
+            warn_of_modes((self.given | self.printed) - KNOWN_MODES)
         self.subgraphs = subgraphs
         self.typed = version == "v2"
         self.output_mapper, self.state_mapper = output_mapper, state_mapper
@@ -94,6 +98,12 @@ class Shape:
         if value and self.output_mapper is not None and isinstance(value, dict):
             value = self.output_mapper(value)
         return GraphOutput(value=value, interrupts=tuple(interrupts))
+
+
+def warn_of_modes(unknown: set[Any]) -> None:
+    """Nothing is ever shown in these modes."""
+    named = ", ".join(sorted(map(repr, unknown)))
+    warn(f"stream_mode {named} is unknown and shows nothing; there are {sorted(KNOWN_MODES)}", stacklevel=2)
 
 
 def mode_set(modes: str | Sequence[str] | None) -> set[Any]:

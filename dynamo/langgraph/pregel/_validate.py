@@ -75,7 +75,8 @@ def validate_keys(keys: str | Sequence[str] | None, channels: Mapping[str, Any])
     """Refuse names that no channel has."""
     for key in _names(keys):
         if key not in channels:
-            raise ValueError(f"Key {key} not in channels; there are {sorted(channels)}")
+            shown = sorted(name for name in channels if not name.startswith(("__", "branch:to:")))
+            raise ValueError(f"Key {key} not in channels; there are {shown}")
 
 
 own(globals())

@@ -1,1 +1,0 @@
-"""Kept for its path: configurations are made in ``langgraph._internal._config``."""
