@@ -18,11 +18,6 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 def warn_invalid(schema: Any) -> None:
     """Warn of what is not a class: an instance given by mistake makes a graph without keys."""
-    if isinstance(schema, dict):
-        raise TypeError(
-            f"A schema is a class, and this is a dict, unhashable: {schema!r}. Write `class State(TypedDict)` with the "
-            "keys as its annotations"
-        )
     if not isinstance(schema, type) and not get_args(schema):
         text = "a schema is a class (a TypedDict, a dataclass, a pydantic model) or a type with a reducer"
         warn(f"Invalid state_schema: {schema}; {text}, Annotated[type, reducer]", stacklevel=4)

@@ -215,9 +215,14 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
         return self
 
     def _add_schema(self, schema: type[Any], /, allow_managed: bool = True) -> None:
-        warn_invalid(schema)
+        if isinstance(schema, dict):
+            raise TypeError(
+                f"A schema is a class, and this is a dict: {schema!r}. Write `class State(TypedDict)` with the keys as "
+                "its annotations"
+            )
         if schema in self.schemas:
             return
+        warn_invalid(schema)
         channels, managed, _ = channels_of(schema)
         if managed and not allow_managed:
             name = getattr(schema, "__name__", "")

@@ -3,8 +3,10 @@
 The engine comes here only when something is wrong.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from functools import wraps
+from inspect import iscoroutinefunction
 from typing import Any
 
 from dynamo.langgraph._internal._names import own
@@ -56,6 +58,53 @@ def who_wrote(error: BaseException, name: str, tasks: Iterable[Any]) -> None:
     """A channel refused what was written to it."""
     writes = [f"{task.name} wrote {_said(value)}" for task in tasks for key, value in task.writes if key == name]
     note(error, f"In channel {name!r}: {'; '.join(writes)}")
+
+
+def unsaved(error: BaseException, saver: Any, given: tuple[Any, ...]) -> None:
+    """A saver failed to keep a checkpoint or writes, the second of its arguments: whose values are to blame?"""
+    what, dump = given[1], getattr(getattr(saver, "serde", None), "dumps_typed", None)
+    if dump is None:
+        return
+    for name, value in what["channel_values"].items() if isinstance(what, dict) else what:
+        try:
+            dump(value)
+        except Exception:
+            note(
+                error,
+                f"The checkpointer cannot save {name!r}: {_said(value)}. Keep plain data in the state; what only this "
+                "run needs can be Annotated[..., UntrackedValue], or be made in the node",
+            )
+
+
+def naming(call: Callable[..., Any], saver: Any) -> Callable[..., Any]:
+    """A method of a saver whose errors say which values could not be saved."""
+    if iscoroutinefunction(call):
+
+        @wraps(call)
+        async def awaited(*given: Any) -> Any:
+            try:
+                return await call(*given)
+            except Exception as error:
+                unsaved(error, saver, given)
+                raise
+
+        return awaited
+
+    @wraps(call)
+    def called(*given: Any) -> Any:
+        try:
+            return call(*given)
+        except Exception as error:
+            unsaved(error, saver, given)
+            raise
+
+    return called
+
+
+def goes_round(error: BaseException, tasks: Iterable[Any]) -> None:
+    """A run has used up its supersteps."""
+    names = sorted({task.name for task in tasks})
+    note(error, f"The last superstep ran {names}. If that is a loop, a path of it has to lead to END some time")
 
 
 own(globals())

@@ -9,18 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dynamo.langgraph._internal._names import own
+from dynamo.langgraph._internal._script import ask
 from dynamo.langgraph.channels.last_value import LastValueAfterFinish
 from dynamo.langgraph.channels.named_barrier_value import NamedBarrierValue, NamedBarrierValueAfterFinish
 from dynamo.langgraph.constants import END, START
-from dynamo.langgraph.pregel._state import ask
 from dynamo.langgraph.pregel._write import ChannelWrite, ChannelWriteEntry
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langchain_core.runnables.graph import Graph
 
+    from dynamo.langgraph._internal._script import Script
     from dynamo.langgraph.pregel._read import PregelNode
-    from dynamo.langgraph.pregel._state import Script
     from dynamo.langgraph.pregel.main import Pregel
 
 _AT_THE_END = (LastValueAfterFinish, NamedBarrierValueAfterFinish)  # channels of deferred nodes
@@ -137,7 +137,7 @@ class _Play:
 
 
 def script(graph: "Pregel[Any, Any, Any, Any]", config: "RunnableConfig | None", xray: int | bool) -> "Script":
-    """The drawing of a graph, as a script (see ``_state.py``): graphs in nodes are asked for theirs."""
+    """The drawing of a graph, as a script (see ``_script.py``): graphs in nodes are asked for theirs."""
     inner = {}
     for name, one in graph.get_subgraphs() if xray else ():
         inner[name] = yield ask(one, "get_graph", config, xray=xray if xray is True else xray - 1)

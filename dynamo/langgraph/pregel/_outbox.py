@@ -25,6 +25,7 @@ from typing import Any
 from dynamo._pregel import copy_checkpoint
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._script import Script, aplay, ask, play
+from dynamo.langgraph.pregel._complaints import naming
 from dynamo.langgraph.pregel._executor import Tasks, Workplace
 
 _IN_MEMORY = "langgraph.checkpoint.memory"
@@ -57,7 +58,7 @@ class Outbox:
         self.prompt = is_prompt(saver)
         in_loop = isinstance(place, Tasks)
         self.perform: Any = aplay if in_loop else play
-        self.put_writes = saver.aput_writes if in_loop and not self.prompt else saver.put_writes
+        self.put_writes = naming(saver.aput_writes if in_loop and not self.prompt else saver.put_writes, saver)
         self.takes_paths: bool | None = True if self.prompt else None
         self.line: deque[tuple[Sequence[Any], tuple[Any, ...]]] = deque()
         self.guard = threading.Lock()  # of the line and `busy`, which stays true after a failure (I1)
@@ -77,7 +78,7 @@ class Outbox:
         """Save a checkpoint once `waits` have ended well; the dictionaries in it may change meanwhile."""
         if self.prompt:
             failed = self.last or next(filter(None, waits), None)
-            self.last = failed or self._at_once(self.saver.put, (config, checkpoint, metadata, versions))
+            self.last = failed or self._at_once(self.put, (config, checkpoint, metadata, versions))
             return
         with self.guard:
             self.line.append((waits, (config, copy_checkpoint(checkpoint), metadata, versions)))
@@ -103,7 +104,15 @@ class Outbox:
     def _work(self) -> Script:
         while (item := self._next()) is not None:
             yield ask(self, "ended", item[0])
-            yield ask(self.saver, "put", *item[1])
+            yield ask(self, "put", *item[1])
+
+    def put(self, *given: Any) -> None:
+        """Save a checkpoint."""
+        naming(self.saver.put, self.saver)(*given)
+
+    async def aput(self, *given: Any) -> None:
+        """`put` in an event loop."""
+        await naming(self.saver.aput, self.saver)(*given)
 
     def settled(self) -> Script:
         """Wait until all checkpoints are saved."""

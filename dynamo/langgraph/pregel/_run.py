@@ -47,6 +47,7 @@ from dynamo.langgraph._internal._queue import AsyncQueue, SyncQueue
 from dynamo.langgraph._internal._serde import apply_checkpointer_allowlist
 from dynamo.langgraph._internal._typing import MISSING
 from dynamo.langgraph.errors import ErrorCode, GraphDrained, GraphRecursionError, create_error_message
+from dynamo.langgraph.pregel._complaints import goes_round
 from dynamo.langgraph.pregel._shape import Shape, mode_set
 from dynamo.langgraph.pregel._validate import validate_keys
 from dynamo.langgraph.pregel.protocol import StreamProtocol
@@ -166,7 +167,10 @@ class Run:
             raise ValueError("recursion_limit must be at least 1")
         self.saver = checkpointer_for(graph, conf)
         if self.saver and not conf:
-            raise ValueError(f"Checkpointer requires one or more of the following 'configurable' keys: {_PLACES}")
+            raise ValueError(
+                f"Checkpointer requires one or more of the following 'configurable' keys: {_PLACES}; for example "
+                "config={'configurable': {'thread_id': 'one'}}"
+            )
         if graph.checkpointer is True and CONFIG_KEY_CHECKPOINT_NS in conf:
             conf[CONFIG_KEY_CHECKPOINT_NS] = recast_checkpoint_ns(conf[CONFIG_KEY_CHECKPOINT_NS])
         if durability is not None:
@@ -357,7 +361,9 @@ class Run:
                 f"Recursion limit of {self.config['recursion_limit']} reached without hitting a stop condition. "
                 "You can increase the limit by setting the `recursion_limit` config key."
             )
-            raise GraphRecursionError(create_error_message(message=text, error_code=ErrorCode.GRAPH_RECURSION_LIMIT))
+            error = GraphRecursionError(create_error_message(message=text, error_code=ErrorCode.GRAPH_RECURSION_LIMIT))
+            goes_round(error, self.loop.tasks.values())
+            raise error
         if self.loop.status == "draining":
             raise GraphDrained(self.loop.control.drain_reason or "shutdown")
 

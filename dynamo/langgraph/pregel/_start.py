@@ -177,7 +177,10 @@ class Start:
         writes = map_input(loop.input_keys, self.input)
         if not writes:
             if self.told is MISSING:
-                raise EmptyInputError(f"Received no input for {loop.input_keys}")
+                raise EmptyInputError(
+                    f"Received no input for {loop.input_keys}, but {self.input!r}; None only goes on with a thread "
+                    "that a checkpointer has, and has not ended"
+                )
             return
         if loop.has_deltas:
             loop.name_messages(writes)

@@ -29,6 +29,11 @@ def get_new_channel_versions(previous_versions: ChannelVersions, current_version
     }
 
 
+def is_xxh3_128_hexdigest(value: str) -> bool:
+    """Whether a text can be the id of an interrupt."""
+    return len(value) == 32 and set(value) <= set("0123456789abcdef")
+
+
 # ------------------------------------------------------------------ graphs inside nodes
 def find_subgraph_pregel(candidate: "Runnable[Any, Any]") -> "PregelProtocol[Any, Any, Any, Any] | None":
     """The first graph that a node is, consists of, or refers to; one that never saves its state does not count."""

@@ -9,7 +9,8 @@
                  update_state, bulk_update_state                    _update.py
 
 A graph does not change when it runs; everything of one run is in `Run` and in the loop. What saves or draws is written
-once for plain and asynchronous callers, as a script (``_state.py``) that the two twins here perform each in its way.
+once for plain and asynchronous callers, as a script (``_script.py``) that the two
+twins here perform each in its way.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from dynamo.langgraph._internal import _old_names
 from dynamo.langgraph._internal._config import merge_configs
 from dynamo.langgraph._internal._langchain import runnable_class
 from dynamo.langgraph._internal._names import own
+from dynamo.langgraph._internal._script import aplay, play
 from dynamo.langgraph.channels.base import BaseChannel
 from dynamo.langgraph.managed.base import ManagedValueSpec
 from dynamo.langgraph.pregel import _calls, _describe
@@ -206,15 +208,15 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
         ----------
         xray : draw the graphs in nodes too; a number says how deep
         """
-        from dynamo.langgraph.pregel import _draw, _state
+        from dynamo.langgraph.pregel import _draw
 
-        return _state.play(_draw.script(self, config, xray))  # type: ignore[no-any-return]
+        return play(_draw.script(self, config, xray))  # type: ignore[no-any-return]
 
     async def aget_graph(self, config: "RunnableConfig | None" = None, *, xray: int | bool = False) -> "Graph":
         """`get_graph` for asynchronous callers; graphs on servers are asked for theirs."""
-        from dynamo.langgraph.pregel import _draw, _state
+        from dynamo.langgraph.pregel import _draw
 
-        return await _state.aplay(_draw.script(self, config, xray))  # type: ignore[no-any-return]
+        return await aplay(_draw.script(self, config, xray))  # type: ignore[no-any-return]
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """For notebooks: a picture that nothing has to be fetched for."""
@@ -292,13 +294,13 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
         """
         from dynamo.langgraph.pregel import _state
 
-        return _state.play(_state.read(self, config, subgraphs))  # type: ignore[no-any-return]
+        return play(_state.read(self, config, subgraphs))  # type: ignore[no-any-return]
 
     async def aget_state(self, config: "RunnableConfig", *, subgraphs: bool = False) -> StateSnapshot:
         """`get_state` for asynchronous savers."""
         from dynamo.langgraph.pregel import _state
 
-        return await _state.aplay(_state.read(self, config, subgraphs))  # type: ignore[no-any-return]
+        return await aplay(_state.read(self, config, subgraphs))  # type: ignore[no-any-return]
 
     def get_state_history(
         self,
@@ -338,17 +340,17 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
         self, config: "RunnableConfig", supersteps: Sequence[Sequence[StateUpdate]]
     ) -> "RunnableConfig":
         """Apply updates, each list of them as a superstep; returns the config of the last checkpoint."""
-        from dynamo.langgraph.pregel import _state, _update
+        from dynamo.langgraph.pregel import _update
 
-        return _state.play(_update.update(self, config, supersteps))  # type: ignore[no-any-return]
+        return play(_update.update(self, config, supersteps))  # type: ignore[no-any-return]
 
     async def abulk_update_state(
         self, config: "RunnableConfig", supersteps: Sequence[Sequence[StateUpdate]]
     ) -> "RunnableConfig":
         """`bulk_update_state` for asynchronous savers."""
-        from dynamo.langgraph.pregel import _state, _update
+        from dynamo.langgraph.pregel import _update
 
-        return await _state.aplay(_update.update(self, config, supersteps))  # type: ignore[no-any-return]
+        return await aplay(_update.update(self, config, supersteps))  # type: ignore[no-any-return]
 
     def update_state(
         self,
