@@ -14,6 +14,7 @@ cdef enum:
 cdef class BaseChannel:
     cdef public object key
     cdef public object typ
+    cdef int idle                   # IDLE_...
     cpdef copy(self)
     cpdef checkpoint(self)
     cpdef from_checkpoint(self, checkpoint)
@@ -22,11 +23,30 @@ cdef class BaseChannel:
     cpdef update(self, values)
     cpdef consume(self)
     cpdef finish(self)
+    cdef declared(self, bint for_writes)
 
 
-cdef class Held(BaseChannel):
+cdef class Native(BaseChannel):     # every class whose `idle` is not IDLE_ASK
+    cdef content(self)
+    cdef int fill(self, content) except -1
+    cdef int load(self, saved) except -1
+    cdef bint tracked(self)
+    cdef bint holds(self)
+    cdef shown(self)
+    cdef int take(self, writes, Py_ssize_t count) except -1
+    cdef int rest(self) except -1
+    cdef int settle(self, spec) except -1
+    cdef int start(self) except -1
+    cdef int clear(self) except -1
+    cdef bint same(self, other) except -1
+    cdef bint spend(self) except -1
+    cdef Native blank(self)
+
+
+cdef class Held(Native):
     cdef public object value
-    cdef blank(self)
+    cdef int allow(self, Py_ssize_t writes) except -1
+    cdef int vanish(self) except -1
 
 
 cdef class Guarded(Held):
@@ -52,21 +72,20 @@ cdef class BinaryOperatorAggregate(Held):
 cdef class DeltaChannel(Held):
     cdef public object reducer
     cdef public object snapshot_frequency
-    cdef set_type(self, typ)
-    cdef base(self)
+    cdef int replace(self, content) except -1
+    cdef int fold(self, list writes) except -1
 
 
-cdef class Barrier(BaseChannel):
+cdef class Barrier(Native):
     cdef public set names
     cdef public set seen
-    cdef bint full(self)
-    cdef blank(self)
 
 
-cdef class Topic(BaseChannel):
+cdef class Topic(Native):
     cdef public object accumulate
     cdef public list values
-    cdef Topic blank(self)
 
 
+cdef object value_of(BaseChannel channel)
+cdef bint has_value(BaseChannel channel) except -1
 cdef int idle_kind(channel)

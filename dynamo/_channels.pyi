@@ -38,8 +38,10 @@ class BaseChannel(Generic[_V, _U, _C]):
     def consume(self) -> bool: ...
     def finish(self) -> bool: ...
 
+class Native(BaseChannel[_V, _U, _C]): ...
+
 @disjoint_base
-class Held(BaseChannel[_V, _U, _C]):
+class Held(Native[_V, _U, _C]):
     value: _V | Any
 
 @disjoint_base
@@ -76,7 +78,7 @@ class DeltaChannel(Held[_V, Any, Any]):
     def replay_writes(self, writes: Iterable[tuple[str, str, Any]]) -> None: ...
 
 @disjoint_base
-class Barrier(BaseChannel[_V, _V, Any]):
+class Barrier(Native[_V, _V, Any]):
     names: set[_V]
     seen: set[_V]
     def __init__(self, typ: type[_V], names: set[_V]) -> None: ...
@@ -88,7 +90,7 @@ class NamedBarrierValueAfterFinish(Barrier[_V]):
     finished: bool
 
 @disjoint_base
-class Topic(BaseChannel[Sequence[_V], _V | list[_V], list[_V]]):
+class Topic(Native[Sequence[_V], _V | list[_V], list[_V]]):
     accumulate: bool
     values: list[_V]
     def __init__(self, typ: type[_V], accumulate: bool = False) -> None: ...

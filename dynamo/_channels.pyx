@@ -47,10 +47,10 @@ def bind(missing, empty_channel_error, invalid_update_error, concurrent_update):
 
 def _restore(cls, fields):
     """A channel out of a pickle."""
-    channel = cls.__new__(cls)
+    made = cls.__new__(cls)
     for name, value in fields.items():
-        setattr(channel, name, value)
-    return channel
+        setattr(made, name, value)
+    return made
 
 
 cdef class BaseChannel:
@@ -63,14 +63,14 @@ cdef class BaseChannel:
     key : str
         The name in the graph, for messages; the graph sets it.
     """
-    def __init__(self, typ, key=""):
-        self.typ = typ
-        self.key = key
-
     def __cinit__(self, *args, **kwargs):
         self.key = ""
-        if type(self) not in native:
+        self.idle = native.get(type(self), IDLE_ASK)
+        if self.idle == IDLE_ASK:
             require_methods(type(self))
+
+    def __init__(self, typ, key=""):
+        self.typ, self.key = typ, key
 
     def __class_getitem__(cls, item):
         return GenericAlias(cls, item)
@@ -80,23 +80,24 @@ cdef class BaseChannel:
     @property
     def ValueType(self):
         """The type that `get` returns."""
-        return self.typ
+        return self.declared(False)
 
     @property
     def UpdateType(self):
         """The type of one write."""
+        return self.declared(True)
+
+    cdef declared(self, bint for_writes):
         return self.typ
 
     cpdef copy(self):
         """A channel with the same content that changes on its own."""
-        return self.from_checkpoint(self.checkpoint())
+        saved = self.checkpoint()
+        return self.from_checkpoint(saved)
 
     cpdef checkpoint(self):
         """What is saved of the channel; the missing sentinel when it is empty."""
-        try:
-            return self.get()
-        except EmptyChannelError:
-            return MISSING
+        return found(self)
 
     cpdef from_checkpoint(self, checkpoint):
         """A new channel of this kind with the saved content."""
@@ -114,11 +115,7 @@ cdef class BaseChannel:
 
     cpdef is_available(self):
         """Whether `get` would return a value."""
-        try:
-            self.get()
-        except EmptyChannelError:
-            return False
-        return True
+        return found(self) is not MISSING
 
     cpdef update(self, values):
         """Take all writes of one superstep, in no particular order; an empty list when there were none.
@@ -154,61 +151,162 @@ cdef class BaseChannel:
         return _restore, (type(self), fields)
 
 
-cdef void take_name(BaseChannel made, BaseChannel spec) noexcept:
-    made.key = spec.key
-    made.typ = spec.typ
+cdef found(BaseChannel channel):
+    try:
+        return channel.get()
+    except EmptyChannelError:
+        return MISSING
 
 
-cdef class Held(BaseChannel):
-    """A channel around one value."""
-    def __cinit__(self, *args, **kwargs):
-        self.value = MISSING
+cdef value_of(BaseChannel channel):
+    """The channel's value, MISSING when it has none."""
+    if channel.idle != IDLE_ASK:
+        return (<Native>channel).shown() if (<Native>channel).holds() else MISSING
+    return found(channel) if channel.is_available() else MISSING
+
+
+cdef bint has_value(BaseChannel channel) except -1:
+    return (<Native>channel).holds() if channel.idle != IDLE_ASK else channel.is_available()
+
+
+cdef class Native(BaseChannel):
+    """A channel of ours: all of its face above, made of a few parts below that each kind has its own of.
+
+        content   what fill() needs to make an equal one; MISSING when empty
+        holds     is there a value to show, and shown: which
+        tracked   is it saved at all
+        take      some writes; rest: a superstep without any; both say whether anything changed
+        settle    the parameters of a spec for a new channel of its kind; start: the value of one that nothing was saved of
+    """
+    cdef content(self):
+        pass
+
+    cdef bint tracked(self):
+        return True
+
+    cdef int fill(self, content) except -1:
+        return 0
+
+    cdef bint holds(self):
+        return False
+
+    cdef shown(self):
+        return None
+
+    cdef int take(self, writes, Py_ssize_t count) except -1:
+        return 0
+
+    cdef int rest(self) except -1:
+        return 0
+
+    cdef int settle(self, spec) except -1:
+        return 0
+
+    cdef int start(self) except -1:
+        return 0
+
+    cdef int clear(self) except -1:
+        return 0
+
+    cdef bint same(self, other) except -1:
+        return True
+
+    cdef int load(self, saved) except -1:
+        return self.start() if saved is MISSING else self.fill(saved)
+
+    cdef Native blank(self):
+        cls = type(self)
+        cdef Native made = <Native>cls.__new__(cls)
+        made.key, made.typ = self.key, self.typ
+        made.settle(self)
+        return made
 
     def __eq__(self, other):
-        return isinstance(other, type(self))
+        return isinstance(other, type(self)) and self.same(other)
 
     __hash__ = None
 
     cpdef copy(self):
-        cdef Held made = <Held>self.blank()
-        made.value = self.value
-        return made
-
-    cdef blank(self):
-        cls = type(self)
-        cdef Held made = <Held>cls.__new__(cls)
-        take_name(made, self)
+        cdef Native made = self.blank()
+        content = self.content()
+        if content is not MISSING:
+            made.fill(content)
         return made
 
     cpdef checkpoint(self):
-        return self.value
+        return self.content() if self.tracked() else MISSING
 
     cpdef from_checkpoint(self, checkpoint):
-        cdef Held made = <Held>self.blank()
-        if checkpoint is not MISSING:
-            made.value = checkpoint
+        cdef Native made = self.blank()
+        made.load(checkpoint)
         return made
 
     cpdef get(self):
-        if self.value is MISSING:
-            raise EmptyChannelError()
-        return self.value
+        if not self.holds():
+            raise EmptyChannelError
+        return self.shown()
 
     cpdef is_available(self):
+        return self.holds()
+
+    cpdef update(self, values):
+        cdef Py_ssize_t count = len(values)
+        cdef bint changed = self.take(values, count) if count else self.rest()
+        return changed
+
+    cdef bint spend(self) except -1:
+        """What `consume` does where it does anything."""
+        if not self.holds():
+            return False
+        self.clear()
+        return True
+
+
+cdef class Held(Native):
+    """A channel around one value."""
+    def __cinit__(self, *args, **kwargs):
+        self.clear()
+
+    cdef int clear(self) except -1:
+        self.value = MISSING
+        return 0
+
+    cdef content(self):
+        return self.value
+
+    cdef int fill(self, content) except -1:
+        self.value = content
+        return 0
+
+    cdef bint holds(self):
         return self.value is not MISSING
+
+    cdef shown(self):
+        return self.value
+
+    cdef int take(self, writes, Py_ssize_t count) except -1:
+        if count > 1:
+            self.allow(count)
+        self.value = writes[count - 1]
+        return 1
+
+    cdef int allow(self, Py_ssize_t writes) except -1:
+        """Refuse several writes, where one is allowed."""
+        return 0
+
+    cdef int vanish(self) except -1:
+        """What `rest` does in channels whose value lasts one superstep."""
+        if not self.holds():
+            return 0
+        self.clear()
+        return 1
 
 
 cdef class LastValue(Held):
     """Keeps the last value; a superstep may write it once."""
-    cpdef update(self, values):
-        cdef Py_ssize_t count = len(values)
-        if count == 0:
-            return False
-        if count > 1:
-            raise many_writes(f"At key '{self.key}': Can receive only one value per step. "
-                              "Use an Annotated key to handle multiple values.")
-        self.value = values[0]
-        return True
+    cdef int allow(self, Py_ssize_t writes) except -1:
+        raise many_writes(f"At key '{self.key}': Can receive only one value per step. "
+                          "Use an Annotated key to handle multiple values.")
 
 
 cdef class LastValueAfterFinish(Held):
@@ -218,81 +316,58 @@ cdef class LastValueAfterFinish(Held):
     def __cinit__(self, *args, **kwargs):
         self.finished = False
 
-    cpdef copy(self):
-        cdef LastValueAfterFinish made = <LastValueAfterFinish>self.blank()
-        made.value = self.value
-        made.finished = self.finished
-        return made
-
-    cpdef checkpoint(self):
-        if self.value is MISSING:
-            return MISSING
-        return self.value, self.finished
-
-    cpdef from_checkpoint(self, checkpoint):
-        cdef LastValueAfterFinish made = <LastValueAfterFinish>self.blank()
-        if checkpoint is not MISSING:
-            made.value, made.finished = checkpoint
-        return made
-
-    cpdef update(self, values):
-        if len(values) == 0:
-            return False
+    cdef int clear(self) except -1:
         self.finished = False
-        self.value = values[-1]
-        return True
+        return Held.clear(self)
+
+    cdef content(self):
+        return MISSING if self.value is MISSING else (self.value, self.finished)
+
+    cdef int fill(self, content) except -1:
+        self.value, self.finished = content
+        return 0
+
+    cdef bint holds(self):
+        return Held.holds(self) and self.finished
+
+    cdef int take(self, writes, Py_ssize_t count) except -1:
+        self.finished = False
+        return Held.take(self, writes, count)
 
     cpdef consume(self):
-        if not self.finished:
-            return False
-        self.finished = False
-        self.value = MISSING
-        return True
+        return self.spend()
 
     cpdef finish(self):
-        if self.finished or self.value is MISSING:
+        if self.finished or not Held.holds(self):
             return False
         self.finished = True
         return True
 
-    cpdef get(self):
-        if self.value is MISSING or not self.finished:
-            raise EmptyChannelError()
-        return self.value
-
-    cpdef is_available(self):
-        return self.value is not MISSING and bool(self.finished)
-
 
 cdef class AnyValue(Held):
     """Keeps any one of a superstep's writes (they are taken to be equal); empty after a superstep without one."""
-    cpdef update(self, values):
-        if len(values) > 0:
-            self.value = values[-1]
-            return True
-        if self.value is MISSING:
-            return False
-        self.value = MISSING
-        return True
+    cdef int rest(self) except -1:
+        return self.vanish()
 
 
 cdef class Guarded(Held):
     """One value that a superstep may be forbidden to write twice."""
     def __init__(self, typ, guard=True):
-        BaseChannel.__init__(self, typ)
-        self.guard = guard
+        self.typ, self.guard = typ, guard
 
-    def __eq__(self, other):
-        return isinstance(other, type(self)) and other.guard == self.guard
+    cdef int settle(self, spec) except -1:
+        self.guard = (<Guarded>spec).guard
+        return 0
 
-    __hash__ = None
+    cdef bint same(self, other) except -1:
+        return self.guard == (<Guarded>other).guard
 
-    cdef blank(self):
-        cls = type(self)
-        cdef Guarded made = <Guarded>cls.__new__(cls)
-        take_name(made, self)
-        made.guard = self.guard
-        return made
+    cdef int allow(self, Py_ssize_t writes) except -1:
+        if self.guard:
+            text = (f"At key '{self.key}': {type(self).__name__}(guard=True) can receive only one value per step. "
+                    "Use guard=False if you want to store any one of multiple values.")
+            raise InvalidUpdateError(text)
+        return 0
 
 
 cdef class EphemeralValue(Guarded):
@@ -305,23 +380,8 @@ cdef class EphemeralValue(Guarded):
     guard : bool
         Refuse more than one write per superstep; otherwise the last is kept.
     """
-    cpdef update(self, values):
-        cdef Py_ssize_t count = len(values)
-        if count == 0:
-            if self.value is MISSING:
-                return False
-            self.value = MISSING
-            return True
-        if count > 1 and self.guard:
-            raise InvalidUpdateError(one_only(self))
-        self.value = values[-1]
-        return True
-
-
-cdef one_only(BaseChannel channel):
-    kind = type(channel).__name__
-    return (f"At key '{channel.key}': {kind}(guard=True) can receive only one value per step. "
-            "Use guard=False if you want to store any one of multiple values.")
+    cdef int rest(self) except -1:
+        return self.vanish()
 
 
 cdef class UntrackedValue(Guarded):
@@ -334,20 +394,11 @@ cdef class UntrackedValue(Guarded):
     guard : bool
         Refuse more than one write per superstep; otherwise the last is kept.
     """
-    cpdef checkpoint(self):
-        return MISSING
+    cdef bint tracked(self):
+        return False
 
     cpdef from_checkpoint(self, checkpoint):
         return self.blank()
-
-    cpdef update(self, values):
-        cdef Py_ssize_t count = len(values)
-        if count == 0:
-            return False
-        if count > 1 and self.guard:
-            raise InvalidUpdateError(one_only(self))
-        self.value = values[-1]
-        return True
 
 
 # ------------------------------------------------------------------ reducers
@@ -413,11 +464,9 @@ cdef tuple unwrap(value):
         Overwrite = getattr(types, "Overwrite", None)
         if Overwrite is None:
             return PLAIN_WRITE
-    if isinstance(value, Overwrite):
-        return True, value.value
-    if isinstance(value, dict):
+    if issubclass(cls, dict):
         return unwrap(dict(value))
-    return PLAIN_WRITE
+    return (True, value.value) if isinstance(value, Overwrite) else PLAIN_WRITE
 
 
 cdef twice():
@@ -435,38 +484,30 @@ cdef class BinaryOperatorAggregate(Held):
         ``operator(value, write)`` gives the next value.
     """
     def __init__(self, typ, operator):
-        BaseChannel.__init__(self, typ)
-        self.operator = operator
-        self.value = first_value(typ)
+        self.typ, self.operator = typ, operator
+        self.start()
 
-    def __eq__(self, other):
-        return isinstance(other, BinaryOperatorAggregate) and operators_equal(self.operator, other.operator)
+    cdef int settle(self, spec) except -1:
+        self.operator = (<BinaryOperatorAggregate>spec).operator
+        return 0
 
-    __hash__ = None
+    cdef bint same(self, other) except -1:
+        return operators_equal(self.operator, (<BinaryOperatorAggregate>other).operator)
 
-    cdef blank(self):
-        cls = type(self)
-        cdef BinaryOperatorAggregate made = <BinaryOperatorAggregate>cls.__new__(cls)
-        take_name(made, self)
-        made.operator = self.operator
-        return made
+    cdef int start(self) except -1:
+        self.value = first_value(self.typ)
+        return 0
 
-    cpdef from_checkpoint(self, checkpoint):
-        cdef BinaryOperatorAggregate made = <BinaryOperatorAggregate>self.blank()
-        if checkpoint is MISSING:
-            made.value = first_value(self.typ)
-        else:                                       # saved by a delta channel in an earlier version of the graph?
-            made.value = checkpoint.value if type(checkpoint).__name__ == "_DeltaSnapshot" else checkpoint
-        return made
+    cdef int fill(self, content) except -1:
+        self.value = without_snapshot(content)      # saved by a delta channel in an earlier version of the graph?
+        return 0
 
-    cpdef update(self, values):
+    cdef int take(self, writes, Py_ssize_t count) except -1:
         cdef bint replaced = False
         cdef tuple said
-        if len(values) == 0:
-            return False
         folded = self.value
         operator = self.operator
-        for write in values:
+        for write in writes:
             said = unwrap(write)
             if said[0]:
                 if replaced:
@@ -480,7 +521,11 @@ cdef class BinaryOperatorAggregate(Held):
             else:
                 folded = operator(folded, write)
         self.value = folded
-        return True
+        return 1
+
+
+cdef without_snapshot(content):
+    return content.value if type(content).__name__ == "_DeltaSnapshot" else content
 
 
 cdef first_value(typ):
@@ -491,9 +536,10 @@ cdef first_value(typ):
     bare = strip_extras(typ)
     bare = EMPTY_OF.get(bare, bare)
     try:
-        return bare()
+        made = bare()
     except Exception:
-        return MISSING
+        made = MISSING
+    return made
 
 
 cdef class DeltaChannel(Held):
@@ -513,45 +559,41 @@ cdef class DeltaChannel(Held):
     def __init__(self, reducer, typ=None, *, snapshot_frequency=100):
         if not isinstance(snapshot_frequency, int) or snapshot_frequency <= 0:
             raise ValueError(f"snapshot_frequency must be a positive int, got {snapshot_frequency!r}")
-        self.set_type(list if typ is None else typ)
-        self.reducer = reducer
-        self.snapshot_frequency = snapshot_frequency
-
-    cdef set_type(self, typ):
-        bare = strip_extras(typ)
+        bare = strip_extras(list if typ is None else typ)
         self.typ = EMPTY_OF.get(bare, bare)
+        self.reducer, self.snapshot_frequency = reducer, snapshot_frequency
 
-    def __eq__(self, other):
-        return (isinstance(other, DeltaChannel) and self.snapshot_frequency == other.snapshot_frequency
-                and operators_equal(self.reducer, other.reducer))
+    cdef int settle(self, spec) except -1:
+        cdef DeltaChannel other = <DeltaChannel>spec
+        self.reducer, self.snapshot_frequency = other.reducer, other.snapshot_frequency
+        return 0
 
-    __hash__ = None
+    cdef bint same(self, other) except -1:
+        return (self.snapshot_frequency == (<DeltaChannel>other).snapshot_frequency
+                and operators_equal(self.reducer, (<DeltaChannel>other).reducer))
 
-    cdef blank(self):
-        cls = type(self)
-        cdef DeltaChannel made = <DeltaChannel>cls.__new__(cls)
-        take_name(made, self)
-        made.reducer = self.reducer
-        made.snapshot_frequency = self.snapshot_frequency
-        return made
+    cdef content(self):
+        return shallow(self.value)
 
-    cpdef copy(self):
-        cdef DeltaChannel made = <DeltaChannel>self.blank()
-        made.value = shallow(self.value)
-        return made
+    cdef int start(self) except -1:
+        self.value = self.typ()
+        return 0
 
-    cpdef checkpoint(self):
-        return MISSING
+    cdef int fill(self, content) except -1:
+        self.value = without_snapshot(content)
+        return 0
 
-    cpdef from_checkpoint(self, checkpoint):
-        cdef DeltaChannel made = <DeltaChannel>self.blank()
-        if checkpoint is MISSING:
-            made.value = self.typ()
-        elif type(checkpoint).__name__ == "_DeltaSnapshot":
-            made.value = checkpoint.value
-        else:
-            made.value = checkpoint
-        return made
+    cdef bint tracked(self):
+        return False
+
+    cdef int replace(self, content) except -1:
+        return self.start() if content is None else self.fill(shallow(content))
+
+    cdef int fold(self, list writes) except -1:
+        if not self.holds():
+            self.start()
+        self.value = self.reducer(self.value, writes)
+        return 0
 
     def replay_writes(self, writes):
         """Fold saved writes ``(task id, channel, value)`` into the value, oldest first; the last overwrite wins."""
@@ -562,30 +604,25 @@ cdef class DeltaChannel(Held):
             i -= 1
             said = unwrap(values[i])
             if said[0]:
-                self.value = self.typ() if said[1] is None else shallow(said[1])
+                self.replace(said[1])
                 values = values[i + 1:]
                 break
         if values:
-            self.value = self.reducer(self.base(), values)
+            self.fold(values)
 
-    cdef base(self):
-        return self.typ() if self.value is MISSING else self.value
-
-    cpdef update(self, values):
+    cdef int take(self, writes, Py_ssize_t count) except -1:
         cdef tuple said, replace = None
-        if len(values) == 0:
-            return False
-        for write in values:
+        for write in writes:
             said = unwrap(write)
             if said[0]:
                 if replace is not None:
                     raise twice()
                 replace = said
-        if replace is not None:
-            self.value = self.typ() if replace[1] is None else shallow(replace[1])
+        if replace is None:
+            self.fold(list(writes))
         else:
-            self.value = self.reducer(self.base(), list(values))
-        return True
+            self.replace(replace[1])
+        return 1
 
 
 cdef shallow(value):
@@ -601,39 +638,45 @@ cdef shallow(value):
 
 # ------------------------------------------------------------------ barriers and topics
 
-cdef class Barrier(BaseChannel):
+cdef class Barrier(Native):
     """A set of names to wait for and the set of those that came."""
+    def __cinit__(self, *args, **kwargs):
+        self.clear()
+
     def __init__(self, typ, names):
-        BaseChannel.__init__(self, typ)
-        self.names = names if isinstance(names, set) else set(names)
+        self.typ, self.names = typ, set(names)
+
+    cdef int settle(self, spec) except -1:
+        self.names = (<Barrier>spec).names
+        return 0
+
+    cdef bint same(self, other) except -1:
+        return self.names == (<Barrier>other).names
+
+    cdef int clear(self) except -1:
         self.seen = set()
+        return 0
 
-    def __eq__(self, other):
-        return isinstance(other, type(self)) and other.names == self.names
+    cdef content(self):
+        return set(self.seen)
 
-    __hash__ = None
+    cdef int fill(self, content) except -1:
+        self.seen = set(content)
+        return 0
 
-    cdef blank(self):
-        cls = type(self)
-        cdef Barrier made = <Barrier>cls.__new__(cls)
-        take_name(made, self)
-        made.names = self.names
-        made.seen = set()
-        return made
-
-    cdef bint full(self):
+    cdef bint holds(self):
         return len(self.seen) == len(self.names) and self.seen == self.names
 
-    cpdef update(self, values):
-        cdef bint changed = False
-        for name in values:
+    cdef int take(self, writes, Py_ssize_t count) except -1:
+        cdef Py_ssize_t before = len(self.seen)
+        for name in writes:
             if name not in self.names:
                 raise InvalidUpdateError(f"At key '{self.key}': Value {name} not in {self.names}")
-        for name in values:
-            if name not in self.seen:
-                self.seen.add(name)
-                changed = True
-        return changed
+        self.seen.update(writes)
+        return len(self.seen) != before
+
+    cpdef consume(self):
+        return self.spend()
 
 
 cdef class NamedBarrierValue(Barrier):
@@ -646,33 +689,6 @@ cdef class NamedBarrierValue(Barrier):
     names : set
         The names that are waited for.
     """
-    cpdef copy(self):
-        cdef NamedBarrierValue made = <NamedBarrierValue>self.blank()
-        made.seen = set(self.seen)
-        return made
-
-    cpdef checkpoint(self):
-        return self.seen
-
-    cpdef from_checkpoint(self, checkpoint):
-        cdef NamedBarrierValue made = <NamedBarrierValue>self.blank()
-        if checkpoint is not MISSING:
-            made.seen = set(checkpoint)
-        return made
-
-    cpdef get(self):
-        if not self.full():
-            raise EmptyChannelError()
-        return None
-
-    cpdef is_available(self):
-        return self.full()
-
-    cpdef consume(self):
-        if not self.full():
-            return False
-        self.seen = set()
-        return True
 
 
 cdef class NamedBarrierValueAfterFinish(Barrier):
@@ -682,45 +698,28 @@ cdef class NamedBarrierValueAfterFinish(Barrier):
     def __cinit__(self, *args, **kwargs):
         self.finished = False
 
-    cpdef copy(self):
-        cdef NamedBarrierValueAfterFinish made = <NamedBarrierValueAfterFinish>self.blank()
-        made.seen = set(self.seen)
-        made.finished = self.finished
-        return made
-
-    cpdef checkpoint(self):
-        return self.seen, self.finished
-
-    cpdef from_checkpoint(self, checkpoint):
-        cdef NamedBarrierValueAfterFinish made = <NamedBarrierValueAfterFinish>self.blank()
-        if checkpoint is not MISSING:
-            seen, made.finished = checkpoint
-            made.seen = set(seen)
-        return made
-
-    cpdef get(self):
-        if not (self.finished and self.full()):
-            raise EmptyChannelError()
-        return None
-
-    cpdef is_available(self):
-        return bool(self.finished) and self.full()
-
-    cpdef consume(self):
-        if not (self.finished and self.full()):
-            return False
+    cdef int clear(self) except -1:
         self.finished = False
-        self.seen = set()
-        return True
+        return Barrier.clear(self)
+
+    cdef content(self):
+        return set(self.seen), self.finished
+
+    cdef int fill(self, content) except -1:
+        self.finished = content[1]
+        return Barrier.fill(self, content[0])
+
+    cdef bint holds(self):
+        return bool(self.finished) and Barrier.holds(self)
 
     cpdef finish(self):
-        if self.finished or not self.full():
+        if self.finished or not Barrier.holds(self):
             return False
         self.finished = True
         return True
 
 
-cdef class Topic(BaseChannel):
+cdef class Topic(Native):
     """A list of everything that a superstep wrote.
 
     Parameters
@@ -730,74 +729,55 @@ cdef class Topic(BaseChannel):
     accumulate : bool
         Keep the items of earlier supersteps too.
     """
+    def __cinit__(self, *args, **kwargs):
+        self.clear()
+
     def __init__(self, typ, accumulate=False):
-        BaseChannel.__init__(self, typ)
-        self.accumulate = accumulate
+        self.typ, self.accumulate = typ, accumulate
+
+    cdef declared(self, bint for_writes):
+        return self.typ | list[self.typ] if for_writes else _abc.Sequence[self.typ]
+
+    cdef int settle(self, spec) except -1:
+        self.accumulate = (<Topic>spec).accumulate
+        return 0
+
+    cdef bint same(self, other) except -1:
+        return self.accumulate == (<Topic>other).accumulate
+
+    cdef int clear(self) except -1:
         self.values = []
+        return 0
 
-    def __eq__(self, other):
-        return isinstance(other, Topic) and other.accumulate == self.accumulate
+    cdef content(self):
+        return self.values[:]
 
-    __hash__ = None
+    cdef int fill(self, content) except -1:
+        self.values = list(content[1] if isinstance(content, tuple) else content)   # a tuple: (seen, items), long ago
+        return 0
 
-    @property
-    def ValueType(self):
-        """The type that `get` returns."""
-        return _abc.Sequence[self.typ]
+    cdef bint holds(self):
+        return len(self.values) > 0
 
-    @property
-    def UpdateType(self):
-        """The type of one write."""
-        return self.typ | list[self.typ]
+    cdef shown(self):
+        return self.values[:]
 
-    cdef Topic blank(self):
-        cls = type(self)
-        cdef Topic made = <Topic>cls.__new__(cls)
-        take_name(made, self)
-        made.accumulate = self.accumulate
-        made.values = []
-        return made
-
-    cpdef copy(self):
-        cdef Topic made = self.blank()
-        made.values = list(self.values)
-        return made
-
-    cpdef checkpoint(self):
-        return self.values
-
-    cpdef from_checkpoint(self, checkpoint):
-        cdef Topic made = self.blank()
-        if checkpoint is not MISSING:
-            if isinstance(checkpoint, tuple):       # an older form: (seen, items)
-                checkpoint = checkpoint[1]
-            made.values = list(checkpoint)
-        return made
-
-    cpdef update(self, values):
-        cdef bint changed = False
-        cdef list items = []
-        for write in values:
+    cdef int take(self, writes, Py_ssize_t count) except -1:
+        cdef list before = self.values
+        cdef list items = before[:] if self.accumulate else []
+        for write in writes:
             if isinstance(write, list):
                 items.extend(write)
             else:
                 items.append(write)
-        if self.accumulate:
-            if items:
-                self.values = self.values + items
-                changed = True
-        else:
-            changed = bool(self.values) or bool(items)
-            self.values = items
-        return changed
+        self.values = items
+        return len(items) != len(before) if self.accumulate else bool(items or before)
 
-    cpdef get(self):
-        if not self.values:
-            raise EmptyChannelError()
-        return list(self.values)
-
-    cpdef is_available(self):
-        return bool(self.values)
+    cdef int rest(self) except -1:
+        if self.accumulate or not self.holds():
+            return 0
+        self.clear()
+        return 1
 
 
 # ------------------------------------------------------------------ the classes and their names
@@ -807,18 +787,19 @@ cdef dict native = {                        # class -> what an idle superstep as
     UntrackedValue: IDLE_NEVER, BinaryOperatorAggregate: IDLE_NEVER, DeltaChannel: IDLE_NEVER,
     NamedBarrierValue: IDLE_NEVER, NamedBarrierValueAfterFinish: IDLE_FINISHES, Topic: IDLE_CLEARS,
 }
+cdef tuple unfinished = (Native, Held, Guarded, Barrier)
 cdef set complete = set()                   # users' classes that were looked at
 
 
 cdef int idle_kind(channel):
-    return native.get(type(channel), IDLE_ASK)
+    return (<BaseChannel>channel).idle if isinstance(channel, BaseChannel) else IDLE_ASK
 
 
 cdef require_methods(cls):
     if cls in complete:
         return
     lacking = [name for name in ("from_checkpoint", "get", "update")
-               if getattr(cls, name, None) is getattr(BaseChannel, name)]
+               if cls in unfinished or getattr(cls, name, None) is getattr(BaseChannel, name)]
     if lacking:
         raise TypeError(f"Can't instantiate abstract class {cls.__name__} without {', '.join(lacking)}: "
                         "a channel needs get, update and from_checkpoint")

@@ -146,6 +146,7 @@ ROWS: dict[str, Row] = {
     "_channels.Barrier": Row(inside=True),
     "_channels.Guarded": Row(inside=True),
     "_channels.Held": Row(inside=True),
+    "_channels.Native": Row(inside=True),
     "_discovery.Lease": Row(),
     "_discovery.Store": Row(
         lambda: of("_discovery", "Store")("mem"),
