@@ -13,7 +13,7 @@ from typing import Any
 from dynamo.langgraph._internal._names import own
 
 CONTEXT_NOT_SUPPORTED = sys.version_info < (3, 11)  # create_task(context=...)
-EAGER_NOT_SUPPORTED = sys.version_info < (3, 12)
+_EAGER = sys.version_info >= (3, 12)
 
 AnyFuture = asyncio.Future[Any] | concurrent.futures.Future[Any]
 
@@ -54,21 +54,21 @@ def _is_future(thing: Any) -> bool:
     return asyncio.isfuture(thing) or isinstance(thing, concurrent.futures.Future)
 
 
-def chain_future(source: AnyFuture, destination: AnyFuture) -> AnyFuture:
-    """Make `destination` end as `source` does, and `source` be cancelled when `destination` is.
+def chain_future(source: AnyFuture, target: AnyFuture) -> AnyFuture:
+    """Make `target` end as `source` does, and `source` be cancelled when `target` is.
 
     Each may belong to a thread or to an event loop.
     """
-    for name, future in (("source", source), ("destination", destination)):
+    for name, future in (("source", source), ("target", target)):
         if not _is_future(future):
             raise TypeError(f"A future is required for {name}, not {type(future).__name__}")
-    home, away = _loop_of(destination), _loop_of(source)
+    home, away = _loop_of(target), _loop_of(source)
 
     def forward(done: AnyFuture) -> None:
         if home is None or home is away:
-            _settle(destination, done)
+            _settle(target, done)
         elif not home.is_closed():
-            home.call_soon_threadsafe(_settle, destination, done)
+            home.call_soon_threadsafe(_settle, target, done)
 
     def cancel(done: AnyFuture) -> None:
         if not done.cancelled():
@@ -78,9 +78,9 @@ def chain_future(source: AnyFuture, destination: AnyFuture) -> AnyFuture:
         elif not away.is_closed():
             away.call_soon_threadsafe(source.cancel)
 
-    destination.add_done_callback(cancel)
+    target.add_done_callback(cancel)
     source.add_done_callback(forward)
-    return destination
+    return target
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
@@ -100,7 +100,7 @@ def _start(
     try:
         if CONTEXT_NOT_SUPPORTED or context is None:
             return loop.create_task(coro, name=name)
-        if EAGER_NOT_SUPPORTED or lazy:
+        if lazy or not _EAGER:
             return loop.create_task(coro, name=name, context=context)  # type: ignore[call-arg, unused-ignore]
         return asyncio.eager_task_factory(loop, coro, name=name, context=context)  # type: ignore[attr-defined, no-any-return, unused-ignore]
     except RuntimeError:  # the loop is closed: nobody will ever await this
@@ -123,7 +123,8 @@ def run_coroutine_threadsafe(
     lazy
         Do not run it before the next turn of the loop.
     """
-    if asyncio._get_running_loop() is loop:
+    here = asyncio._get_running_loop()
+    if here is loop:
         return _start(coro, loop, name, context, lazy)
     promise: asyncio.Future[Any] = asyncio.Future(loop=loop)
 

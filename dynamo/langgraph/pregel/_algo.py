@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dynamo import _pregel
-from dynamo._pregel import Counter as LazyAtomicCounter
 from dynamo._pregel import (
     apply_writes,
     local_read,
+    null_version_of,
     prepare_next_tasks,
     prepare_node_error_handler_task,
     prepare_single_task,
     task_path_str,
 )
-from dynamo._pregel import null_version_of as checkpoint_null_version
 from dynamo._pregel import scratchpad as _scratchpad
 from dynamo.langgraph._internal._config import merge_configs
 from dynamo.langgraph._internal._constants import INTERRUPT, RESERVED
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._typing import EMPTY_SEQ
-from dynamo.langgraph.channels.base import BaseChannel
 from dynamo.langgraph.channels.untracked_value import UntrackedValue
 from dynamo.langgraph.constants import TAG_HIDDEN
 from dynamo.langgraph.errors import NodeError
@@ -32,17 +30,11 @@ from dynamo.langgraph.types import CacheKey, PregelExecutableTask, PregelTask, S
 if TYPE_CHECKING:
     from dynamo.langgraph.types import CachePolicy, RetryPolicy, TimeoutPolicy
 
-GetNextVersion = Callable[[Any, None], Any]
-
 __all__ = (
     "Call",
-    "GetNextVersion",
-    "LazyAtomicCounter",
     "PregelTaskWrites",
-    "WritesProtocol",
     "_scratchpad",
     "apply_writes",
-    "checkpoint_null_version",
     "increment",
     "local_read",
     "prepare_next_tasks",
@@ -52,19 +44,6 @@ __all__ = (
     "should_interrupt",
     "task_path_str",
 )
-
-
-class WritesProtocol(Protocol):
-    """What `apply_writes` asks of a task."""
-
-    @property
-    def path(self) -> tuple[Any, ...]: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def writes(self) -> Sequence[tuple[str, Any]]: ...
-    @property
-    def triggers(self) -> Sequence[str]: ...
 
 
 class PregelTaskWrites(NamedTuple):
@@ -103,21 +82,20 @@ def increment(current: int | None, channel: None) -> int:
 
 def should_interrupt(checkpoint: Any, interrupt_nodes: Any, tasks: Any) -> list[PregelExecutableTask]:
     """The tasks that a run has to stop for: those named, if any channel moved since the last stop."""
-    seen = checkpoint["versions_seen"].get(INTERRUPT, {})
-    null = checkpoint_null_version(checkpoint)
-    if not any(version > seen.get(name, null) for name, version in checkpoint["channel_versions"].items()):
+    passed, never = checkpoint["versions_seen"].get(INTERRUPT) or {}, null_version_of(checkpoint)
+    if all(version <= passed.get(name, never) for name, version in checkpoint["channel_versions"].items()):
         return []
-    if interrupt_nodes == "*":
-        return [t for t in tasks if not t.config or TAG_HIDDEN not in (t.config.get("tags") or EMPTY_SEQ)]
-    return [t for t in tasks if t.name in interrupt_nodes]
+    if interrupt_nodes != "*":
+        return [task for task in tasks if task.name in interrupt_nodes]
+    return [task for task in tasks if TAG_HIDDEN not in ((task.config or {}).get("tags") or EMPTY_SEQ)]
 
 
-def sanitize_untracked_values_in_send(packet: Send, channels: Mapping[str, BaseChannel[Any, Any, Any]]) -> Send:
+def sanitize_untracked_values_in_send(packet: Send, channels: Mapping[str, Any]) -> Send:
     """A Send without the values of channels that are never saved."""
-    if not isinstance(packet.arg, dict):
-        return packet
-    kept = {name: value for name, value in packet.arg.items() if not isinstance(channels.get(name), UntrackedValue)}
-    return Send(node=packet.node, arg=kept, timeout=packet.timeout)
+    arg = packet.arg
+    if isinstance(arg, dict):
+        arg = {name: value for name, value in arg.items() if not isinstance(channels.get(name), UntrackedValue)}
+    return Send(node=packet.node, arg=arg, timeout=packet.timeout)
 
 
 own(globals())

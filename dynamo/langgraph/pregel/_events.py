@@ -15,89 +15,75 @@ from dynamo.langgraph._internal._names import own
 if TYPE_CHECKING:
     from dynamo.langgraph.pregel.main import Pregel
 
+_VERSIONS = ("v3",)
 _FIXED = ("stream_mode", "subgraphs")
+_UNSAID: dict[str, Any] = {"interrupt_before": None, "interrupt_after": None, "control": None}
+_ALWAYS = ("ValuesTransformer", "MessagesTransformer", "LifecycleTransformer", "SubgraphTransformer")
 Factory = Callable[[tuple[str, ...]], Any]
-
-
-def refuse_fixed(options: dict[str, Any]) -> None:
-    """Refuse what this version decides itself."""
-    given = [name for name in _FIXED if name in options]
-    if given:
-        raise TypeError(
-            f"stream_events(version='v3') / astream_events(version='v3') do not accept {', '.join(given)}: the modes "
-            "are those that the transformers require, and subgraphs are always shown"
-        )
 
 
 def factories_of(specs: Sequence[Factory] | None) -> list[Factory]:
     """Check that transformers come as classes or functions that take a scope."""
-    from dynamo.langgraph.stream._types import StreamTransformer  # type: ignore[import-not-found,unused-ignore]
+    from dynamo.langgraph.stream._types import StreamTransformer
 
-    for spec in specs or ():
-        if isinstance(spec, StreamTransformer):
+    found: list[Factory] = list(specs or ())
+    for nth, given in enumerate(found):
+        kind = type(given).__name__
+        made = isinstance(given, StreamTransformer)
+        if made or not callable(given):
+            what = f"pre-built instance {kind}" if made else kind
             raise TypeError(
-                "stream_events(version='v3') transformers must be scope-aware callables, got pre-built instance "
-                f"{type(spec).__name__}. Pass its class, or a function such as `lambda scope: Transformer(scope, ...)`."
+                f"stream_events(version='v3') transformers must be scope-aware callables, got {what} at {nth}. "
+                "Pass a class, or a function such as `lambda scope: Transformer(scope, ...)`."
             )
-        if not callable(spec):
+    return found
+
+
+class _Show:
+    """What a run needs in order to be shown as events: the mux, and how to run."""
+
+    def __init__(self, graph: Pregel[Any, Any, Any, Any], config: Any, more: Any, options: Any, in_loop: bool) -> None:
+        from dynamo.langgraph.stream import transformers
+        from dynamo.langgraph.stream._mux import StreamMux
+
+        fixed = [name for name in _FIXED if name in options]
+        if fixed:
             raise TypeError(
-                f"stream_events(version='v3') transformers must be scope-aware callables, got {type(spec).__name__}."
+                f"stream_events(version='v3') / astream_events(version='v3') do not accept {', '.join(fixed)}: the "
+                "modes are those that the transformers require, and subgraphs are always shown"
             )
-    return list(specs or ())
-
-
-def _mux(graph: Pregel[Any, Any, Any, Any], config: Any, more: Sequence[Factory] | None, in_loop: bool) -> Any:
-    from dynamo.langgraph.stream import transformers  # type: ignore[import-not-found,unused-ignore]
-    from dynamo.langgraph.stream._mux import StreamMux  # type: ignore[import-not-found,unused-ignore]
-
-    native = [
-        transformers.ValuesTransformer,
-        transformers.MessagesTransformer,
-        transformers.LifecycleTransformer,
-        transformers.SubgraphTransformer,
-    ]
-    ns = ensure_config(graph.config, config)[CONF].get(CONFIG_KEY_CHECKPOINT_NS)
-    return StreamMux(
-        factories=[*native, *factories_of(graph.stream_transformers), *factories_of(more)],
-        is_async=in_loop,
-        scope=tuple(ns.split(NS_SEP)) if ns else (),
-    )
-
-
-def _options(mux: Any, config: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    modes = {mode for transformer in mux._transformers for mode in transformer.required_stream_modes}
-    config = patch_configurable(config, {CONFIG_KEY_STREAM_MESSAGES_V2: True})
-    options = {"interrupt_before": None, "interrupt_after": None, "control": None, **options}
-    return config, {**options, "stream_mode": sorted(modes), "subgraphs": True, "version": "v2"}
+        ns = ensure_config(graph.config, config)[CONF].get(CONFIG_KEY_CHECKPOINT_NS)
+        ours = [getattr(transformers, name) for name in _ALWAYS]
+        makers = ours + factories_of(graph.stream_transformers) + factories_of(more)
+        self.mux = StreamMux(factories=makers, is_async=in_loop, scope=tuple(ns.split(NS_SEP)) if ns else ())
+        modes = {mode for each in self.mux._transformers for mode in each.required_stream_modes}
+        self.config = patch_configurable(config, {CONFIG_KEY_STREAM_MESSAGES_V2: True})
+        self.how = {**_UNSAID, **options, "stream_mode": sorted(modes), "subgraphs": True, "version": "v2"}
 
 
 def run_stream(
     graph: Pregel[Any, Any, Any, Any], input: Any, config: Any, version: str, transformers: Any, options: Any
 ) -> Any:
     """The run as a `GraphRunStream`."""
-    if version != "v3":
+    if version not in _VERSIONS:
         raise NotImplementedError(
             f"stream_events(version={version!r}) is not supported: a run without an event loop has version='v3' only; "
             "astream_events() has 'v1' and 'v2' too"
         )
-    from dynamo.langgraph.stream.run_stream import GraphRunStream  # type: ignore[import-not-found,unused-ignore]
+    from dynamo.langgraph.stream.run_stream import GraphRunStream
 
-    refuse_fixed(options)
-    mux = _mux(graph, config, transformers, False)
-    config, options = _options(mux, config, options)
-    return GraphRunStream(iter(graph.stream(input, config, **options)), mux)
+    show = _Show(graph, config, transformers, options, in_loop=False)
+    return GraphRunStream(iter(graph.stream(input, show.config, **show.how)), show.mux)
 
 
 async def arun_stream(
     graph: Pregel[Any, Any, Any, Any], input: Any, config: Any, transformers: Any, options: Any
 ) -> Any:
     """The run as an `AsyncGraphRunStream`."""
-    from dynamo.langgraph.stream.run_stream import AsyncGraphRunStream  # type: ignore[import-not-found,unused-ignore]
+    from dynamo.langgraph.stream.run_stream import AsyncGraphRunStream
 
-    refuse_fixed(options)
-    mux = _mux(graph, config, transformers, True)
-    config, options = _options(mux, config, options)
-    return AsyncGraphRunStream(aiter(graph.astream(input, config, **options)), mux)
+    show = _Show(graph, config, transformers, options, in_loop=True)
+    return AsyncGraphRunStream(aiter(graph.astream(input, show.config, **show.how)), show.mux)
 
 
 own(globals())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from dynamo.langgraph._internal._constants import NULL_TASK_ID, RESUME, RETURN, TASKS
@@ -15,20 +16,19 @@ from dynamo.langgraph.pregel._log import logger
 from dynamo.langgraph.types import Command, Send
 
 
-def value_or(channel: Any, empty: Any) -> Any:
-    """What a channel holds."""
-    try:
+def _value(channel: Any, empty: Any) -> Any:
+    """What a channel holds; it may say only when asked for it that it holds nothing."""
+    with suppress(EmptyChannelError):
         return channel.get()
-    except EmptyChannelError:
-        return empty
+    return empty
 
 
 def read_channels(channels: Mapping[str, Any], select: Sequence[str] | str) -> Any:
     """The value of one channel, or a dict of several; an empty one is None, or left out."""
     if not isinstance(select, str):
-        found = ((name, value_or(channels[name], MISSING)) for name in select)
+        found = ((name, _value(channels[name], MISSING)) for name in select)
         return {name: value for name, value in found if value is not MISSING}
-    return value_or(channels[select], None)
+    return _value(channels[select], None)
 
 
 # ------------------------------------------------------------------ in
@@ -44,7 +44,7 @@ def _way(target: Any) -> tuple[str, Any]:
 def map_command(cmd: Command[Any]) -> Iterator[tuple[str, str, Any]]:
     """A command as writes ``(task id, channel, value)`` of no task."""
     if cmd.graph is not None and cmd.graph == Command.PARENT:
-        raise InvalidUpdateError("There is no parent graph")
+        raise InvalidUpdateError("Command(graph=Command.PARENT) needs a graph around this one")
     goto: Any = cmd.goto or ()
     pairs = [_way(target) for target in (goto if isinstance(goto, (list, tuple)) else (goto,))]
     pairs += [] if cmd.resume is None else [(RESUME, cmd.resume)]
@@ -54,10 +54,8 @@ def map_command(cmd: Command[Any]) -> Iterator[tuple[str, str, Any]]:
 
 def map_input(keys: str | Sequence[str], given: Any) -> list[tuple[str, Any]]:
     """The input of a run as writes ``(channel, value)``."""
-    if given is None:
-        return []
-    if isinstance(keys, str):
-        return [(keys, given)]
+    if given is None or isinstance(keys, str):
+        return [] if given is None else [(str(keys), given)]
     if not isinstance(given, dict):
         raise TypeError(f"The input is a dict with some of the keys {list(keys)}, not a {type(given).__name__}")
     for name in given.keys() - set(keys):
@@ -71,15 +69,16 @@ def task_updates(keys: str | Sequence[str], writes: Sequence[tuple[str, Any]]) -
     returned = next((write for write in writes if write[0] == RETURN), None)
     if returned is not None:
         return [returned[1]]
-    if isinstance(keys, str):
-        return [value for name, value in writes if name == keys]
-    shown = [write for write in writes if write[0] in keys]
+    single = isinstance(keys, str)
+    shown = [write for write in writes if (write[0] == keys if single else write[0] in keys)]
+    if single:
+        return [value for _, value in shown]
     whole = dict(shown)
     if len(whole) < len(shown):
         return [{name: value} for name, value in shown]
     return [whole] if whole else []
 
 
-__all__ = ("map_command", "map_input", "read_channels", "task_updates", "value_or")
+__all__ = ("map_command", "map_input", "read_channels", "task_updates")
 
 own(globals())

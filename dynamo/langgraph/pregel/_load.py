@@ -36,8 +36,7 @@ def at_home(config: Any, nested: bool) -> Any:
     Of several graphs that one task runs, all but the first get a number. A graph that no task runs is at the root,
     whatever the config names.
     """
-    conf = config[CONF]
-    ns, pad = conf.get(CONFIG_KEY_CHECKPOINT_NS), conf.get(CONFIG_KEY_SCRATCHPAD)
+    ns, pad = map(config[CONF].get, (CONFIG_KEY_CHECKPOINT_NS, CONFIG_KEY_SCRATCHPAD))
     nth = pad.subgraph_counter() if isinstance(pad, PregelScratchpad) else 0
     if ns and not nested:
         return patch_configurable(config, {CONFIG_KEY_CHECKPOINT_NS: "", CONFIG_KEY_CHECKPOINT_ID: None})
@@ -46,11 +45,10 @@ def at_home(config: Any, nested: bool) -> Any:
 
 def for_saver(config: Any) -> Any:
     """The config with the checkpoint that is meant for this graph, and the thread's name as text."""
-    conf = config[CONF]
-    meant = conf.get(CONFIG_KEY_CHECKPOINT_MAP) or {}
-    ns, thread = conf.get(CONFIG_KEY_CHECKPOINT_NS), conf.get(CONFIG_KEY_THREAD_ID)
+    keys = CONFIG_KEY_CHECKPOINT_MAP, CONFIG_KEY_CHECKPOINT_NS, CONFIG_KEY_THREAD_ID
+    meant, ns, thread = map(config[CONF].get, keys)
     told: dict[str, Any] = {}
-    if ns in meant:
+    if meant and ns in meant:
         told[CONFIG_KEY_CHECKPOINT_ID] = meant[ns]
     if thread and not isinstance(thread, str):
         told[CONFIG_KEY_THREAD_ID] = str(thread)
@@ -62,23 +60,14 @@ def load(loop: PregelLoop) -> Script:
     saved = (yield from _find(loop)) if loop.saves else None
     ours = loop.checkpoint_config
     loop.has_parent = saved is not None
-    no_writes: list[tuple[str, str, Any]] = []
-    if saved is None:
-        found, loop.prev_checkpoint_config, pending = ours, None, no_writes
-        loop.checkpoint, loop.checkpoint_metadata = empty_checkpoint(), {"step": -2}
-    else:
-        found, loop.prev_checkpoint_config, pending = (
-            saved.config,
-            saved.parent_config,
-            saved.pending_writes or no_writes,
-        )
-        loop.checkpoint, loop.checkpoint_metadata = saved.checkpoint, saved.metadata
-        if loop.migrate is not None:
-            loop.migrate(loop.checkpoint)
-    place = {**ours.get(CONF, {}), **found.get(CONF, {})}
+    config, checkpoint, metadata, above, pending = saved or (ours, empty_checkpoint(), {"step": -2}, None, None)
+    if saved and loop.migrate is not None:
+        loop.migrate(checkpoint)
+    loop.checkpoint, loop.checkpoint_metadata, loop.prev_checkpoint_config = checkpoint, metadata, above
+    place = {**ours.get(CONF, {}), **config.get(CONF, {})}
     place[CONFIG_KEY_CHECKPOINT_NS] = loop.config[CONF].get(CONFIG_KEY_CHECKPOINT_NS, "")
-    loop.checkpoint_config = {**ours, **found, CONF: place}
-    loop.checkpoint_pending_writes = [(str(task_id), name, value) for task_id, name, value in pending]
+    loop.checkpoint_config = {**ours, **config, CONF: place}
+    loop.checkpoint_pending_writes = [(str(task_id), name, value) for task_id, name, value in pending or ()]
     loop.channels, loop.managed = yield from load_channels(
         loop.specs, loop.checkpoint, saver=loop.checkpointer, config=loop.checkpoint_config
     )
@@ -91,9 +80,9 @@ def _find(loop: PregelLoop) -> Script:
         conf.pop(CONFIG_KEY_RESUMING, None)
         return (yield from replay.find(conf.get(CONFIG_KEY_CHECKPOINT_NS, ""), saver, config))
     loop.from_latest = not config[CONF].get(CONFIG_KEY_CHECKPOINT_ID)
-    saved = yield ask(saver, "get_tuple", config)
-    loop.superseded = yield from is_superseded(saver, config, saved)
-    return saved
+    found = yield ask(saver, "get_tuple", config)
+    loop.superseded = yield from is_superseded(saver, config, found)
+    return found
 
 
 own(globals())

@@ -81,7 +81,7 @@ class Outbox:
             self.last = failed or self._at_once(self.put, (config, checkpoint, metadata, versions))
             return
         with self.guard:
-            self.line.append((waits, (config, copy_checkpoint(checkpoint), metadata, versions)))
+            self.line.append((waits, (config, copy_checkpoint(checkpoint), metadata, dict(versions))))
             if self.busy:
                 return
             self.busy = True

@@ -212,10 +212,12 @@ class Run:
     def listen(self, eager: bool) -> Any:
         """Get ready to show something; returns the stream for the loop."""
         if not eager:
-            self.queue = deque()
-            self.push: Callable[[Any], None] = self.queue.append
+            items: deque[Any] = deque()
+            self.push: Callable[[Any], None] = items.append
+            self.rest, self.take = items.__len__, items.popleft
         elif self.in_loop:
             self.queue = AsyncQueue()
+            self.rest, self.take = self.queue.qsize, self.queue.get_nowait
             home, here, put = asyncio.get_running_loop(), threading.get_ident(), self.queue.put_nowait
 
             def push(chunk: Any) -> None:
@@ -228,14 +230,13 @@ class Run:
         else:
             self.queue = SyncQueue()
             self.push = self.queue.put
+            self.rest, self.take = self.queue.items.__len__, self.queue.items.popleft
         return StreamProtocol(self.push, self.modes)
 
     def shown(self) -> Iterator[Any]:
         """What the caller gets for what has been shown since."""
-        take: Any = getattr(self.queue, "popleft", None) or getattr(self.queue, "get_nowait", None) or self.queue.get
-        more = self.queue.__len__ if isinstance(self.queue, deque) else lambda: not self.queue.empty()
-        while more():
-            given = self.shape(take())
+        while self.rest():
+            given = self.shape(self.take())
             if given is not MISSING:
                 yield given
 
@@ -420,7 +421,7 @@ def _drive(run: Run, seen: Any, get_waiter: Any) -> Iterator[None]:
                 loop.run()
             else:
                 if get_waiter is not None:
-                    loop.at_end = run.queue._count.release  # whoever waits goes home
+                    loop.at_end = run.queue.leave
                 yield from loop.steps(get_waiter)
         if seen is not None:
             yield

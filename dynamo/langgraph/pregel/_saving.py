@@ -41,14 +41,10 @@ from dynamo.langgraph.pregel._checkpoint import (
 from dynamo.langgraph.pregel._deltas import Deltas
 from dynamo.langgraph.pregel._messages import ensure_message_ids
 from dynamo.langgraph.pregel._outbox import Outbox
+from dynamo.langgraph.pregel._utils import get_new_channel_versions
 from dynamo.langgraph.types import Send
 
 Writes = Sequence[tuple[str, Any]]
-
-
-def versions_moved(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """The versions of the channels that have moved."""
-    return {name: v for name, v in now.items() if name not in before or v > before[name]} if before else dict(now)
 
 
 def savable(writes: Iterable[tuple[str, Any]], specs: Any) -> list[tuple[str, Any]]:
@@ -166,7 +162,7 @@ class SavingLoop(LoopCore):
         versions, values = made["channel_versions"], made["channel_values"]
         if self.has_untracked and TASKS in values:
             values[TASKS] = [value for _, value in savable([(TASKS, each) for each in values[TASKS]], self.specs)]
-        self.outbox.checkpoint(waits, before, made, metadata, versions_moved(self.stored, versions))
+        self.outbox.checkpoint(waits, before, made, metadata, get_new_channel_versions(self.stored, versions))
         self.stored = dict(versions)
         self.prev_checkpoint_config = before if before[CONF].get(CONFIG_KEY_CHECKPOINT_ID) else None
         self.checkpoint_config = patch_configurable(before, {CONFIG_KEY_CHECKPOINT_ID: made["id"]})

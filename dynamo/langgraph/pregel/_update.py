@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
 from dynamo._pregel import next_checkpoint
@@ -39,104 +39,108 @@ from dynamo.langgraph._internal._runnable import RunnableSeq
 from dynamo.langgraph._internal._script import Script, ask
 from dynamo.langgraph.constants import END
 from dynamo.langgraph.errors import InvalidUpdateError
-from dynamo.langgraph.pregel import _checkpoint
-from dynamo.langgraph.pregel._algo import (
-    PregelTaskWrites,
-    _scratchpad,
-    apply_writes,
-    local_read,
-    prepare_next_tasks,
-    task_path_str,
+from dynamo.langgraph.pregel._algo import PregelTaskWrites, _scratchpad, local_read, task_path_str
+from dynamo.langgraph.pregel._checkpoint import (
+    COUNTERS,
+    add_snapshots,
+    advance_counters,
+    delta_channels_to_snapshot,
+    delta_names,
+    is_superseded,
+    note_counters,
+    versions_seen_without_bumps,
 )
 from dynamo.langgraph.pregel._deltas import Deltas
 from dynamo.langgraph.pregel._io import map_input
 from dynamo.langgraph.pregel._messages import ensure_message_ids
+from dynamo.langgraph.pregel._moment import Graph, Moment
 from dynamo.langgraph.pregel._outbox import knows_paths
 from dynamo.langgraph.pregel._saving import savable
-from dynamo.langgraph.pregel._state import Graph, View, own_config, saver_of, subgraph_for
+from dynamo.langgraph.pregel._state import own_config, saver_of, subgraph_for
 from dynamo.langgraph.pregel._utils import get_new_channel_versions
 from dynamo.langgraph.runtime import Runtime
 from dynamo.langgraph.types import StateUpdate
 
 COPY = "__copy__"
-Saved = tuple[str, list[tuple[str, Any]], str]  # task, writes, path of the task
+# What can only be done alone, by the node that is named for it.
+_ALONE = {END: "clearing state", INPUT: "updating as input", COPY: "copying a checkpoint"}
+
+
+class Parcel(NamedTuple):
+    """Writes of a task, for the saver."""
+
+    task: str
+    writes: list[tuple[str, Any]]
+    path: str = ""
 
 
 def update(graph: Graph, config: Any, supersteps: Sequence[Sequence[StateUpdate]]) -> Script:
     """The script of ``bulk_update_state``; returns the config of the last checkpoint."""
-    config = own_config(graph, config)
-    saver = saver_of(graph, config)
+    place = own_config(graph, config)
+    saver = saver_of(graph, place)
     if not supersteps:
-        raise ValueError("No supersteps provided")
+        raise ValueError("No supersteps provided: an update is a list of lists of StateUpdate")
     if not all(supersteps):
-        raise ValueError("No updates provided")
-    inside = subgraph_for(graph, config, saver, needed=True)
+        raise ValueError("No updates provided: every superstep needs one at least")
+    inside = subgraph_for(graph, place, saver, needed=True)
     if inside is not None:
         return (yield ask(inside[0], "bulk_update_state", inside[1], supersteps))
-    for nth, updates in enumerate(supersteps):
-        config = yield from Superstep(graph, saver, config, first=nth == 0).run(list(updates))
-    return config
+    addressed = True  # by the caller; all but the first are children of one that we have made just now
+    for updates in supersteps:
+        place = yield from Superstep(graph, saver, place, addressed).run(list(updates))
+        addressed = False
+    return place
 
 
 class Superstep:
-    """Updates that are applied together."""
+    """Updates that are applied together.
 
-    def __init__(self, graph: Graph, saver: Any, config: Any, *, first: bool) -> None:
-        self.graph, self.saver, self.config, self.first = graph, saver, config, first
+    Attributes
+    ----------
+    now : Moment
+        What the new checkpoint will be the child of.
+    config : RunnableConfig
+        Of the caller; `place` is the same as the saver has it.
+    shared : bool
+        Whether that checkpoint has children already.
+    """
+
+    now: Moment
+
+    def __init__(self, graph: Graph, saver: Any, config: Any, addressed: bool) -> None:
+        self.graph, self.saver, self.config, self.addressed = graph, saver, config, addressed
+        self.place = patch_configurable(
+            config, {CONFIG_KEY_CHECKPOINT_NS: config[CONF].get(CONFIG_KEY_CHECKPOINT_NS, "")}
+        )
+        self.shared = False
 
     def run(self, updates: list[StateUpdate]) -> Script:
         """Apply them and save; returns the config of the new checkpoint."""
-        yield from self._load()
-        values, as_node = updates[0][:2]
-        special = {END: "clearing state", INPUT: "updating as input"}
-        for name, what in special.items():
-            if as_node == name and len(updates) > 1:
-                raise InvalidUpdateError(f"Cannot apply multiple updates when {what}")
-        if as_node == END and values is None:
-            return (yield from self._clear())
-        if as_node == INPUT:
-            return (yield from self._input(values))
-        if as_node == COPY:
-            if len(updates) > 1:
-                raise InvalidUpdateError("Cannot copy checkpoint with multiple updates")
-            return (yield from self._copy(values))
-        return (yield from self._write(updates))
-
-    def _load(self) -> Script:
-        """Get the checkpoint that this is the child of."""
-        graph, saver = self.graph, self.saver
-        self.saved = saved = yield ask(saver, "get_tuple", self.config)
-        self.place = patch_configurable(
-            self.config, {CONFIG_KEY_CHECKPOINT_NS: self.config[CONF].get(CONFIG_KEY_CHECKPOINT_NS, "")}
-        )
-        self.has_children = False
-        if saved is None:
-            self.checkpoint: Any = _checkpoint.empty_checkpoint()
-            self.metadata: Any = {}
-            at = None
-        else:
-            graph._migrate_checkpoint(saved.checkpoint)
-            self.checkpoint = _checkpoint.copy_checkpoint(saved.checkpoint)
-            self.metadata = saved.metadata
-            if self.first:
-                self.has_children = yield from _checkpoint.is_superseded(saver, self.config, saved)
+        saved = yield ask(self.saver, "get_tuple", self.config)
+        if saved is not None:
             self.place = patch_configurable(self.place, saved.config[CONF])
-            at = saved.config
-        self.before = dict(self.checkpoint["channel_versions"])
-        self.step = self.metadata.get("step", -1) + 1 if saved is not None else 0
-        self.channels, self.managed = yield from _checkpoint.load_channels(
-            graph.channels, self.checkpoint, saver=saver, config=at
-        )
+            if self.addressed:
+                self.shared = yield from is_superseded(self.saver, self.config, saved)
+        self.now = yield from Moment(self.graph, self.saver, saved).load()
+        self.step = self.now.step if saved is not None else 0
+        values, node, *_ = updates[0]
+        if node in _ALONE and len(updates) > 1:
+            raise InvalidUpdateError(f"Cannot apply multiple updates when {_ALONE[node]}")
+        ways: dict[Any, Any] = {INPUT: self._input, COPY: self._copy}
+        if node == END and values is None:
+            return (yield from self._clear())
+        if node in ways:
+            return (yield from ways[node](values))
+        return (yield from self._write(updates))
 
     # ---------------------------------------------------------------- the ways
     def _clear(self) -> Script:
         """Let what comes next have happened, with what has been written of it."""
-        if self.saved is not None:
-            view = View(self.graph, self.saved, self.saver, self.channels, self.managed)
-            view.finish()
-            self.checkpoint = view.checkpoint
-            self._apply(list(view.tasks.values()))
-        return (yield from self._save("update", set()))
+        if self.now.saved is not None:
+            tasks = self.now.upcoming(live=True)
+            self.now.give_back(tasks)
+            self.now.apply(list(tasks.values()))
+        return (yield from self._save("update", ()))
 
     def _input(self, values: Any) -> Script:
         """New input."""
@@ -144,173 +148,138 @@ class Superstep:
         if not writes:
             raise InvalidUpdateError(f"Received no input writes for {self.graph.input_channels}")
         ensure_message_ids(self.graph.channels, writes)
-        self._apply([PregelTaskWrites((), INPUT, writes, ())])
-        if self.saved is None:
+        self.now.apply([PregelTaskWrites((), INPUT, writes, ())])
+        if self.now.saved is None:
             self.step = -1
-        task_id = str(uuid5(UUID(self.checkpoint["id"]), INPUT))
-        return (yield from self._save("input", {name for name, _ in writes}, [(task_id, writes, "")]))
+        return (yield from self._save("input", [Parcel(self._made_up_id(INPUT), writes)]))
 
     def _copy(self, values: Any) -> Script:
         """The checkpoint once more."""
-        saved = self.saved
+        now, saved = self.now, self.now.saved
         if saved is None:
-            raise InvalidUpdateError("Cannot copy a non-existent checkpoint")
-        twin = next_checkpoint(self.checkpoint, None, self.step)
-        metadata = {"source": "fork", "step": self.step, "parents": self.metadata.get("parents", {})}
-        if _checkpoint.COUNTERS in self.metadata:
-            metadata[_checkpoint.COUNTERS] = self.metadata[_checkpoint.COUNTERS]
-        parent = saved.parent_config or patch_configurable(saved.config, {CONFIG_KEY_CHECKPOINT_ID: None})
-        made = yield ask(self.saver, "put", parent, twin, metadata, {})
-        made = patch_checkpoint_map(made, self.metadata)
-        if not isinstance(values, list) or not values:
+            raise InvalidUpdateError("Cannot copy a non-existent checkpoint: the thread has none")
+        twin = next_checkpoint(now.checkpoint, None, self.step)
+        above = saved.parent_config or patch_configurable(saved.config, {CONFIG_KEY_CHECKPOINT_ID: None})
+        made = yield ask(self.saver, "put", above, twin, self._metadata("fork", now.metadata.get(COUNTERS)), {})
+        made = patch_checkpoint_map(made, now.metadata)
+        if not (values and isinstance(values, list)):
             return made
-        updates = self._for_tasks_of(twin, saved.config, values)
-        return (yield from Superstep(self.graph, self.saver, made, first=False).run(updates))
+        updates = self._for_tasks_of(twin, values)
+        return (yield from Superstep(self.graph, self.saver, made, False).run(updates))
 
-    def _for_tasks_of(self, checkpoint: Any, config: Any, items: list[Any]) -> list[StateUpdate]:
-        """Updates for the tasks that follow a checkpoint, in the order in which the nodes are named first."""
-        self.step += 1  # the copy has made one of its own
-        ids = self._task_ids(checkpoint, (), config)
+    def _for_tasks_of(self, checkpoint: Any, items: list[Any]) -> list[StateUpdate]:
+        """Updates for the tasks that follow a copy, in the order in which the nodes are named first."""
+        ids = self._task_ids(checkpoint=checkpoint, pending_writes=(), step=self.step + 1)
         by_node: dict[Any, list[StateUpdate]] = {}
         for item in items:
-            if not isinstance(item, Sequence):
+            if isinstance(item, Sequence):
+                values, node, *_ = item
+                left = ids.get(node)
+                by_node.setdefault(node, []).append(StateUpdate(values, node, left.pop(0) if left else None))
+            else:
                 raise InvalidUpdateError(f"Invalid update item: {item} when copying checkpoint")
-            values, node = item[:2]
-            left = ids.get(node)
-            by_node.setdefault(node, []).append(StateUpdate(values, node, left.pop(0) if left else None))
         return [one for updates in by_node.values() for one in updates]
 
     def _write(self, updates: list[StateUpdate]) -> Script:
         """Let nodes write."""
-        if len(updates) == 1:
-            (only,) = updates
-            updates = [only._replace(as_node=self._node_of(only))]
-        else:
-            for one in updates:
-                if one.as_node is None:
-                    raise InvalidUpdateError("as_node is required when applying multiple updates")
-        ids: dict[str, list[str]] = {}
-        if self.saved is not None:
-            ids = self._task_ids(self.checkpoint, self.saved.pending_writes or (), self.saved.config)
+        several = len(updates) > 1
+        if several and any(each.as_node is None for each in updates):
+            raise InvalidUpdateError("as_node is required when applying multiple updates")
+        ids = self._task_ids() if self.now.saved is not None else {}
         tasks: list[PregelTaskWrites] = []
-        saves: list[Saved] = []
-        for nth, (values, node, given) in enumerate(updates):
-            assert node is not None
+        parcels: list[Parcel] = []
+        for nth, (values, named, given) in enumerate(updates):
+            node = self._last_writer() if named is None else named
             writers = self._writers(node)
             prepared = ids.get(node)
-            task_id = given or (prepared.pop(0) if prepared else self._made_up_id(nth))
+            task_id = given or (prepared.pop(0) if prepared else self._made_up_id(INTERRUPT, nth))
             writes: list[tuple[str, Any]] = []
-            task = PregelTaskWrites((nth,) if len(updates) > 1 else (), node, writes, (INTERRUPT,))
+            task = PregelTaskWrites((nth,) if several else (), node, writes, (INTERRUPT,))
             yield ask(writers, "invoke", values, self._config_for(task, task_id, writes))
             ensure_message_ids(self.graph.channels, writes)
             tasks.append(task)
-            saves.append((task_id, writes, task_path_str(task.path)))
-        self._apply(tasks)
-        return (
-            yield from self._save("update", {name for task in tasks for name, _ in task.writes if name != PUSH}, saves)
-        )
+            parcels.append(Parcel(task_id, writes, task_path_str(task.path)))
+        self.now.apply(tasks)
+        return (yield from self._save("update", parcels))
 
+    # ---------------------------------------------------------------- nodes and tasks
     def _writers(self, node: str) -> Any:
-        if node not in self.graph.nodes:
-            raise InvalidUpdateError(f"Node {node} does not exist")
-        writers = self.graph.nodes[node].flat_writers
-        if not writers:
-            raise InvalidUpdateError(f"Node {node} has no writers")
-        return writers[0] if len(writers) == 1 else RunnableSeq(*writers)
+        known = self.graph.nodes.get(node)
+        if known is None:
+            raise InvalidUpdateError(f"Node {node} does not exist: as_node is one of {sorted(self.graph.nodes)}")
+        if not known.flat_writers:
+            raise InvalidUpdateError(f"Node {node} has no writers: it cannot update the state")
+        first, *others = known.flat_writers
+        return RunnableSeq(first, *others) if others else first
 
-    def _node_of(self, only: StateUpdate) -> str:
-        """The node that an update is said to come from: if none is named, the one that wrote last."""
-        if only.as_node is not None:
-            return only.as_node
+    def _last_writer(self) -> str:
+        """The node that an update comes from when it does not say so."""
         nodes: dict[str, Any] = self.graph.nodes
+        seen = versions_seen_without_bumps(self.now.checkpoint["versions_seen"])
+        first = self.graph.input_channels
         if len(nodes) == 1:
             return next(iter(nodes))
-        seen = _checkpoint.versions_seen_without_bumps(self.checkpoint["versions_seen"])
-        if not any(seen.values()):
-            start = self.graph.input_channels
-            if isinstance(start, str) and start in nodes:
-                return start
-        latest: Any = None
-        who: set[str] = set()
-        for node in nodes:
-            for version in (seen.get(node) or {}).values():
-                if latest is None or version > latest:
-                    latest, who = version, {node}
-                elif version == latest:
-                    who.add(node)
-        if len(who) != 1:
-            raise InvalidUpdateError("Ambiguous update, specify as_node")
-        return who.pop()
+        if isinstance(first, str) and first in nodes and not any(seen.values()):
+            return first
+        newest = {node: max(seen[node].values()) for node in nodes if seen.get(node)}
+        latest = max(newest.values(), default=None)
+        who = [node for node, version in newest.items() if version == latest]
+        if len(who) == 1:
+            return who[0]
+        raise InvalidUpdateError(f"Ambiguous update, specify as_node: it may come from any of {who or list(nodes)}")
 
-    def _made_up_id(self, nth: int) -> str:
-        return str(uuid5(UUID(self.checkpoint["id"]), f"{INTERRUPT}:{nth}" if nth else INTERRUPT))
+    def _made_up_id(self, name: str, nth: int = 0) -> str:
+        """A task id for writes of no task."""
+        return str(uuid5(UUID(self.now.checkpoint["id"]), f"{name}:{nth}" if nth else name))
 
-    def _task_ids(self, checkpoint: Any, pending: Any, config: Any) -> dict[str, list[str]]:
-        """The ids of the tasks that follow a checkpoint, by node."""
+    def _task_ids(self, **other: Any) -> dict[str, list[str]]:
+        """The ids of the tasks that come next, by node."""
         ids: dict[str, list[str]] = defaultdict(list)
-        for task in prepare_next_tasks(
-            checkpoint,
-            pending,
-            self.graph.nodes,
-            self.channels,
-            self.managed,
-            config,
-            self.step,
-            self.step + 2,
-            for_execution=False,
-        ).values():
+        for task in self.now.upcoming(live=False, **other).values():
             ids[task.name].append(task.id)
         return ids
 
     def _config_for(self, task: PregelTaskWrites, task_id: str, writes: list[tuple[str, Any]]) -> Any:
         """What writers and path functions find when they run for an update."""
         pad = _scratchpad(None, [], task_id, "", None, self.step, self.step + 2)
-        return patch_config(
-            self.config,
-            run_name=f"{self.graph.get_name()}UpdateState",
-            configurable={
-                CONFIG_KEY_RUNTIME: Runtime(store=self.graph.store),
-                **self.config[CONF],
-                CONFIG_KEY_SEND: writes.extend,
-                CONFIG_KEY_TASK_ID: task_id,
-                CONFIG_KEY_READ: partial(local_read, pad, self.channels, self.managed, task),
-            },
-        )
+        found: dict[str, Any] = {CONFIG_KEY_RUNTIME: Runtime(store=self.graph.store)} | self.config[CONF]
+        found[CONFIG_KEY_SEND], found[CONFIG_KEY_TASK_ID] = writes.extend, task_id
+        found[CONFIG_KEY_READ] = partial(local_read, pad, self.now.channels, self.now.managed, task)
+        return patch_config(self.config, run_name=f"{self.graph.get_name()}UpdateState", configurable=found)
 
     # ---------------------------------------------------------------- the checkpoint
-    def _apply(self, tasks: list[Any]) -> None:
-        apply_writes(self.checkpoint, self.channels, tasks, self.saver.get_next_version, self.graph.trigger_to_nodes)
+    def _metadata(self, source: str, counters: Any = None) -> dict[str, Any]:
+        made = {"source": source, "step": self.step, "parents": self.now.metadata.get("parents", {})}
+        return made if counters is None else {**made, COUNTERS: counters}
 
-    def _save(self, source: str, updated: set[str], saves: Sequence[Saved] = ()) -> Script:
+    def _save(self, source: str, parcels: Sequence[Parcel]) -> Script:
         """Save writes, then the checkpoint."""
-        saver, specs, versions = self.saver, self.graph.channels, self.checkpoint["channel_versions"]
-        book = Deltas(_checkpoint.delta_names(specs), keeps=False)
-        if self.saved is not None:
-            book.found(self.saved.pending_writes or (), gives_back=False)
-            for task_id, writes, path in saves:
-                book.overwritten(writes)
-                kept = savable([write for write in writes if write[0] != PUSH], specs)
-                if self.has_children:
-                    book.force(name for name, _ in writes)
+        now, saver, specs = self.now, self.saver, self.graph.channels
+        book = Deltas(delta_names(specs), keeps=False)
+        if now.saved is not None:
+            book.found(now.pending, gives_back=False)
+            for parcel in parcels:
+                book.overwritten(parcel.writes)
+                kept = savable([write for write in parcel.writes if write[0] != PUSH], specs)
+                if self.shared:
+                    book.force(name for name, _ in parcel.writes)
                 elif kept:
-                    more = (path,) if knows_paths(saver.put_writes) else ()
-                    yield ask(saver, "put_writes", self.place, kept, task_id, *more)
-        metadata = {"source": source, "step": self.step, "parents": self.metadata.get("parents", {})}
-        made = next_checkpoint(self.checkpoint, self.channels, self.step)
-        whole = book.forced
-        if self.saved is None:
-            whole |= {name for name in book.names if name in versions and self.channels[name].is_available()}
+                    more = (parcel.path,) if knows_paths(saver.put_writes) else ()
+                    yield ask(saver, "put_writes", self.place, kept, parcel.task, *more)
+        metadata, versions, whole = self._metadata(source), now.checkpoint["channel_versions"], book.forced
+        made = next_checkpoint(now.checkpoint, now.channels, self.step)
+        if now.saved is None:
+            whole |= {name for name in book.names if name in versions and now.channels[name].is_available()}
         else:
-            counters = _checkpoint.advance_counters(self.channels, self.metadata.get(_checkpoint.COUNTERS), updated)
-            whole |= _checkpoint.delta_channels_to_snapshot(self.channels, counters, versions)
-            _checkpoint.note_counters(metadata, counters, whole)
+            updated = {name for parcel in parcels for name, _ in parcel.writes if name != PUSH}
+            counters = advance_counters(now.channels, now.metadata.get(COUNTERS), updated)
+            whole |= delta_channels_to_snapshot(now.channels, counters, versions)
+            note_counters(metadata, counters, whole)
         if whole:
-            _checkpoint.add_snapshots(
-                made, self.channels, whole, saver.get_next_version, self.before, self.graph.trigger_to_nodes
-            )
-        moved = get_new_channel_versions(self.before, made["channel_versions"])
+            add_snapshots(made, now.channels, whole, saver.get_next_version, now.versions, self.graph.trigger_to_nodes)
+        moved = get_new_channel_versions(now.versions, made["channel_versions"])
         config = yield ask(saver, "put", self.place, made, metadata, moved)
-        return patch_checkpoint_map(config, self.metadata)
+        return patch_checkpoint_map(config, now.metadata)
 
 
 own(globals())
