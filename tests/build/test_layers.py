@@ -43,7 +43,12 @@ HEADER_AREA = {
 # Lower packages first: a package may import those before it.
 PACKAGES = ["runtime", "llm", "engines", "replay", "frontend", "cli"]
 # They stand beside that row and beside each other: what each may import of the packages.
-BESIDE = {"quill": {"runtime"}, "langgraph": {"runtime", "graphs"}, "graphs": {"runtime", "llm", "langgraph"}}
+BESIDE = {
+    "quill": {"runtime"},
+    "langgraph": {"runtime", "graphs"},
+    "graphs": {"runtime", "llm", "langgraph"},
+    "channels": {"langgraph"},
+}
 
 
 def area_of_header(name):

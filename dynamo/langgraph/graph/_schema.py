@@ -63,6 +63,9 @@ def named_channel(annotation: Any) -> Any:
     from dynamo.langgraph.channels.delta import DeltaChannel
 
     for note in getattr(annotation, "__metadata__", ()):
+        if hasattr(note, "__state_channel__"):  # one of dynamo.channels, or its class
+            described = note(annotation.__origin__) if isinstance(note, type) else note
+            return described.__state_channel__(annotation.__origin__)
         if isinstance(note, DeltaChannel):  # starts empty, for which it has to know its type
             return DeltaChannel(note.reducer, annotation.__origin__, snapshot_frequency=note.snapshot_frequency)
         if isinstance(note, BaseChannel):

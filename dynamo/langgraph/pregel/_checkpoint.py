@@ -21,6 +21,7 @@ from typing import Any
 from dynamo import _pregel
 from dynamo._pregel import copy_checkpoint, empty_checkpoint
 from dynamo.langgraph._internal._constants import CONF, CONFIG_KEY_CHECKPOINT_ID, NS_END, NS_SEP, SNAPSHOT_BUMPS
+from dynamo.langgraph._internal._errors import CheckpointError
 from dynamo.langgraph._internal._script import Script, ask, awaiting, plainly
 from dynamo.langgraph._internal._typing import MISSING
 from dynamo.langgraph.channels.base import BaseChannel
@@ -197,7 +198,7 @@ def load_channels(specs: Mapping[str, Any], checkpoint: Any, *, saver: Any = Non
     histories: Mapping[str, Any] = {}
     if old:
         if saver is None or config is None:
-            raise ValueError(
+            raise CheckpointError(
                 f"The delta channels {old} are saved as writes and no checkpointer (or no config) was given to read "
                 "them: pass saver= and config="
             )

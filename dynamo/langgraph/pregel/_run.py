@@ -40,6 +40,7 @@ from dynamo.langgraph._internal._constants import (
     CONFIG_KEY_TASK_ID,
     NS_SEP,
 )
+from dynamo.langgraph._internal._errors import CheckpointError
 from dynamo.langgraph._internal._langchain import child_config, loaded, tracing
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._pydantic import is_model
@@ -167,7 +168,7 @@ class Run:
             raise ValueError("recursion_limit must be at least 1")
         self.saver = checkpointer_for(graph, conf)
         if self.saver and not conf:
-            raise ValueError(
+            raise CheckpointError(
                 f"Checkpointer requires one or more of the following 'configurable' keys: {_PLACES}; for example "
                 "config={'configurable': {'thread_id': 'one'}}"
             )

@@ -1,0 +1,20 @@
+# What the table in __init__.py loads on demand, for type checkers: from <module> import <name> as <name>
+from dynamo.channels._barriers import DynamicBarrier as DynamicBarrier
+from dynamo.channels._barriers import DynamicBarrierValue as DynamicBarrierValue
+from dynamo.channels._barriers import NamedBarrier as NamedBarrier
+from dynamo.channels._barriers import NamedBarrierValue as NamedBarrierValue
+from dynamo.channels._barriers import WaitForNames as WaitForNames
+from dynamo.channels._channel import MISSING as MISSING
+from dynamo.channels._channel import Channel as Channel
+from dynamo.channels._channel import ChannelType as ChannelType
+from dynamo.channels._channel import ClosedChannelError as ClosedChannelError
+from dynamo.channels._context import Context as Context
+from dynamo.channels._values import AnyValue as AnyValue
+from dynamo.channels._values import BinaryOperator as BinaryOperator
+from dynamo.channels._values import BinaryOperatorAggregate as BinaryOperatorAggregate
+from dynamo.channels._values import EphemeralValue as EphemeralValue
+from dynamo.channels._values import LastValue as LastValue
+from dynamo.channels._values import Topic as Topic
+from dynamo.langgraph._internal._errors import ChannelError as ChannelError
+from dynamo.langgraph.errors import EmptyChannelError as EmptyChannelError
+from dynamo.langgraph.errors import InvalidUpdateError as InvalidUpdateError
