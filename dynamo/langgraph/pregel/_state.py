@@ -28,6 +28,7 @@ from dynamo.langgraph._internal._constants import (
     NS_END,
     NS_SEP,
 )
+from dynamo.langgraph._internal._errors import CheckpointError
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._script import Script, aplay, ask, play
 from dynamo.langgraph._internal._serde import apply_checkpointer_allowlist
@@ -48,7 +49,7 @@ def saver_of(graph: Graph, config: Any) -> Any:
     if saver is True:
         raise RuntimeError("checkpointer=True cannot be used for root graphs: their state is read with a saver")
     if not saver:
-        raise ValueError("No checkpointer set: only a graph compiled with a checkpointer has a state")
+        raise CheckpointError("No checkpointer set: only a graph compiled with a checkpointer has a state")
     install_if_free()  # a saver makes its objects from langgraph.types
     return apply_checkpointer_allowlist(saver, graph._serde_allowlist)
 
