@@ -38,6 +38,7 @@ cdef class Request(Receiver):
     cdef bint is_closed
     cdef object drained         # a future of somebody who waits in drain()
     cdef list closed_calls
+    cdef object body_call       # called without arguments when more of a live body can be read
     cdef int start_watch(self) except -1
     cdef int stop_watch(self) except -1
     cdef void told_closed(self) noexcept

@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer, PyBUF_SIMPLE
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport UINT32_MAX, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
@@ -19,19 +19,25 @@ from dynamo._tls cimport TlsContext
 from dynamo._unbox cimport utf8
 from dynamo.c_common cimport DYN_EAGAIN, DYN_ECLOSED, dyn_error_clear
 from dynamo.c_http cimport (
-    DYN_HTTP_EVENT_CLOSED, DYN_HTTP_EVENT_DRAIN, DYN_HTTP_OPEN, DYN_HTTP_PREFIX, DYN_HTTP_REPLACE, dyn_http_abort,
-    dyn_http_begin, dyn_http_begun, dyn_http_body, dyn_http_closed, dyn_http_commit, dyn_http_congested, dyn_http_end,
-    dyn_http_event_from_mail, dyn_http_exchange, dyn_http_exchange_unref, dyn_http_fail, dyn_http_from_mail,
-    dyn_http_header, dyn_http_header_at, dyn_http_header_count, dyn_http_method, dyn_http_path, dyn_http_peer,
-    dyn_http_pending, dyn_http_query, dyn_http_request_id, dyn_http_reserve, dyn_http_respond, dyn_http_route_mail,
-    dyn_http_route_metrics, dyn_http_route_static, dyn_http_server_free, dyn_http_server_listen, dyn_http_server_new,
-    dyn_http_server_stats, dyn_http_server_stop, dyn_http_set_header, dyn_http_settings, dyn_http_started_ns,
-    dyn_http_stats, dyn_http_unroute, dyn_http_unwatch_mail, dyn_http_watch_mail, dyn_http_write)
+    DYN_HTTP_EVENT_BODY, DYN_HTTP_EVENT_CLOSED, DYN_HTTP_EVENT_DRAIN, DYN_HTTP_LIVE, DYN_HTTP_OPEN, DYN_HTTP_PREFIX,
+    DYN_HTTP_REPLACE, dyn_http_abort, dyn_http_begin, dyn_http_begun, dyn_http_body, dyn_http_closed,
+    dyn_http_commit, dyn_http_congested, dyn_http_end, dyn_http_event_from_mail, dyn_http_exchange,
+    dyn_http_exchange_unref, dyn_http_fail, dyn_http_from_mail, dyn_http_header, dyn_http_header_at,
+    dyn_http_header_count, dyn_http_method, dyn_http_path, dyn_http_peer, dyn_http_pending, dyn_http_query,
+    dyn_http_read, dyn_http_request_id, dyn_http_reserve, dyn_http_respond, dyn_http_route_mail,
+    dyn_http_route_metrics, dyn_http_route_static, dyn_http_server_free, dyn_http_server_listen,
+    dyn_http_server_new, dyn_http_server_stats, dyn_http_server_stop, dyn_http_set_header, dyn_http_settings,
+    dyn_http_started_ns, dyn_http_stats, dyn_http_unroute, dyn_http_unwatch_mail, dyn_http_watch_mail,
+    dyn_http_write)
 from dynamo.c_mailbox cimport dyn_mail, dyn_mailbox, dyn_mailbox_put, dyn_mailbox_ref, dyn_mailbox_unref
 
 from dynamo.errors import Cancelled, DynamoError, InvalidArgument, NotFound, Overloaded, RequestTimeout, Unavailable
 
 _log = logging.getLogger("dynamo.http")
+
+cdef enum:
+    READ_BYTES = 64 * 1024
+
 
 cdef uint32_t milliseconds(object seconds) except? 0:
     if seconds is None:
@@ -138,15 +144,17 @@ cdef class Server:
             raise RuntimeError("this server is closed")
         return 0
 
-    def route(self, method, path, handler, *, bint prefix=False, bint open=False):
+    def route(self, method, path, handler, *, bint prefix=False, bint open=False, bint live=False):
         """Send requests to `await handler(request)`.
 
         What it returns is the answer: a `Response`, bytes or str (text/plain), None (it answered through `request`, or
-        handed it on), or anything msgspec can encode as JSON. Call it on the thread of the asyncio loop.
+        handed it on), or anything msgspec can encode as JSON. Call it on the thread of the asyncio loop. On a `live`
+        route the handler starts when the header is there, and gets the body by ``await request.read()``.
         """
         cdef Route route = Route.__new__(Route)
         cdef bytes raw_method = utf8(method, "method").upper(), raw_path = utf8(path, "path")
         cdef unsigned flags = (DYN_HTTP_PREFIX if prefix else 0) | (DYN_HTTP_OPEN if open else 0)
+        flags |= DYN_HTTP_LIVE if live else 0
         self.ready()
         route.handler = handler
         route.loop = asyncio.get_running_loop()
@@ -341,6 +349,13 @@ cdef class Route(Receiver):
             _log.exception("a request could not be started")
 
 
+cdef object future_setter(object future):
+    def done():
+        if not future.done():
+            future.set_result(None)
+    return done
+
+
 cdef class Request(Receiver):
     """One request and the answer to it. Use it on the thread of its asyncio loop.
 
@@ -415,6 +430,30 @@ cdef class Request(Receiver):
         cdef size_t length
         cdef const unsigned char *body = dyn_http_body(self.x, &length)
         return (<const char *>body)[:length]
+
+    async def read(self):
+        """On a live route: the next bytes of the body as they come; b"" at its end.
+
+        What is not read waits in the client, but for `body_window_bytes` of dynamo/http.h. Raises StreamBroken when the
+        client leaves before the end, InvalidArgument when its chunks are malformed.
+        """
+        cdef size_t got
+        cdef int rc
+        cdef bytes room = PyBytes_FromStringAndSize(NULL, READ_BYTES)
+        self.start_watch()
+        while True:
+            rc = dyn_http_read(self.x, PyBytes_AS_STRING(room), READ_BYTES, &got)
+            if rc == 0:
+                return room[:got]
+            if rc == DYN_ECLOSED:
+                dyn_error_clear()
+                return b""
+            if rc != DYN_EAGAIN:
+                check(rc)
+            dyn_error_clear()
+            future = self.loop.create_future()
+            self.body_call = future_setter(future)
+            await future
 
     def json(self, type=None):
         """The body decoded by msgspec, into `type` when given."""
@@ -671,6 +710,11 @@ cdef class Request(Receiver):
         cdef unsigned bits = dyn_http_event_from_mail(mail)
         if bits & DYN_HTTP_EVENT_CLOSED and not self.is_closed:
             self.told_closed()
+        if bits & (DYN_HTTP_EVENT_BODY | DYN_HTTP_EVENT_CLOSED) and self.body_call is not None:
+            try:
+                self.body_call()
+            except Exception:
+                _log.exception("a body that came could not be taken")
         if bits & DYN_HTTP_EVENT_DRAIN and self.drained is not None and not self.drained.done():
             self.drained.set_result(None)
         if last:

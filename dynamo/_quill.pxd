@@ -1,4 +1,5 @@
 from cpython.buffer cimport Py_buffer
+from libc.stdint cimport uint64_t
 
 from dynamo.c_http_client cimport dyn_http_call, dyn_http_client, dyn_http_hub
 from dynamo.c_wire cimport dyn_quill_credits, dyn_quill_reader
@@ -31,6 +32,7 @@ cdef class Call:
     cdef Hub hub                    # None: run by the thread that waits
     cdef readonly object future     # gets the body of the answer
     cdef object waiter              # a future of a coroutine that waits for something to change
+    cdef object sender              # of one that waits before it sends on
     cdef object packed              # the body, when it was compressed
     cdef Py_buffer view             # the body, lent to the call
     cdef bint viewed
@@ -53,11 +55,16 @@ cdef class Stream(Call):
     cdef dyn_quill_reader reader
     cdef dyn_quill_credits credits
     cdef bint two_way               # the request is open: credits can be granted
+    cdef bint counts                # the server counts our messages, and grants them
+    cdef bint end_due               # our END is sent, the request still open
+    cdef uint64_t sent, allowed     # messages, since the start
     cdef bint over
     cdef unsigned int timeout_ms    # between two items
     cdef list items
     cdef Py_ssize_t at              # of the next one to hand out
     cdef int check_head(self) except -1
+    cdef int read_credits(self) except -1
+    cdef int consumed(self) except -1
     cdef int parse(self) except -1
     cdef object take(self)
     cdef int leave(self) except -1

@@ -30,8 +30,8 @@ from dynamo.c_http_client cimport (
     dyn_http_header_check, dyn_http_hub_close_idle, dyn_http_hub_fd, dyn_http_hub_free, dyn_http_hub_go_on,
     dyn_http_hub_new, dyn_http_hub_news, dyn_http_hub_start, dyn_http_hub_turn, dyn_http_request)
 from dynamo.c_wire cimport (
-    DYN_QUILL_CANCEL, DYN_QUILL_CREDITS, DYN_QUILL_DATA, DYN_QUILL_END,
-    DYN_QUILL_REFILL, dyn_bytes, dyn_bytes_free, dyn_quill_credit_write, dyn_quill_credits_consumed,
+    DYN_QUILL_CANCEL, DYN_QUILL_CREDIT, DYN_QUILL_CREDITS, DYN_QUILL_DATA, DYN_QUILL_END, DYN_QUILL_REFILL,
+    dyn_bytes, dyn_bytes_free, dyn_quill_credit_read, dyn_quill_credit_write, dyn_quill_credits_consumed,
     dyn_quill_credits_init, dyn_quill_finish, dyn_quill_frame, dyn_quill_head, dyn_quill_next, dyn_quill_reader,
     dyn_quill_reader_free, dyn_slice)
 from dynamo.c_zstd cimport DYN_ZSTD_LEVEL, DYN_ZSTD_THRESHOLD, dyn_zstd_compress, dyn_zstd_decompress
@@ -39,6 +39,7 @@ from dynamo.c_zstd cimport DYN_ZSTD_LEVEL, DYN_ZSTD_THRESHOLD, dyn_zstd_compress
 from dynamo.errors import Cancelled, RemoteError, StreamBroken, Truncated
 
 IDEMPOTENT = DYN_HTTP_CALL_IDEMPOTENT
+CREDITS = DYN_QUILL_CREDITS
 cdef enum:
     UNSENT_BYTES = 256 * 1024      # of a streamed request; then its sender waits
     ERROR_BYTES = 1 << 20          # of the text of an error that answers a stream
@@ -463,11 +464,12 @@ cdef class Call:
             pass
 
     cdef void wake(self) noexcept:
-        waiter = self.waiter
-        self.waiter = None
+        waiters = (self.waiter, self.sender)
+        self.waiter = self.sender = None
         try:
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
+            for waiter in waiters:
+                if waiter is not None and not waiter.done():
+                    waiter.set_result(None)
         except BaseException:               # the loop is closed
             pass
 
@@ -562,10 +564,15 @@ cdef class Call:
 
     def room(self):
         """A future that is done when most of what was sent has left, or something came; None when that is so now."""
-        if self.ptr == NULL or dyn_http_call_unsent(self.ptr) <= UNSENT_BYTES or self.done:
+        if self.done or (dyn_http_call_unsent(self.ptr) <= UNSENT_BYTES and not self.starved):
             return None
-        self.waiter = self.hub.loop().create_future()
-        return self.waiter
+        self.sender = self.hub.loop().create_future()
+        return self.sender
+
+    @property
+    def starved(self):
+        """Must the sender wait until the server takes more messages?"""
+        return False
 
     @property
     def done(self):
@@ -603,6 +610,8 @@ cdef class Stream(Call):
         cdef size_t length
         cdef const uint8_t *data
         if 200 <= status <= 299:
+            if self.two_way and not self.counts:
+                self.read_credits()
             coding = dyn_http_call_header(self.ptr, "content-encoding", &length)
             if coding != NULL and coding[:length].lower() != b"identity":
                 raise RemoteError(f"the stream of {self.channel.url} has content-encoding "
@@ -616,15 +625,58 @@ cdef class Stream(Call):
         self.close()
         raise error
 
+    # Does the server count our messages? It says how many it takes at first.
+    cdef int read_credits(self) except -1:
+        cdef size_t length
+        cdef const char *text = dyn_http_call_header(self.ptr, "quill-credits", &length)
+        given = b"" if text == NULL else text[:length]
+        if given.isdigit() and len(given) < 10 and int(given) > 0:
+            self.counts = True
+            self.allowed = int(given)
+        return 0
+
+    @property
+    def starved(self):
+        return self.counts and self.sent >= self.allowed and not self.over and not self.done
+
+    def send(self, payload, int flags=DYN_QUILL_DATA):
+        """Append a frame to the request. True: the sender should wait, by `flush` and `step`, or by `room`."""
+        full = Call.send(self, payload, flags)
+        if flags & DYN_QUILL_DATA:
+            self.sent += 1
+        return full or self.starved
+
+    def send_end(self):
+        """The last frame: END. The request itself stays open for our CREDIT frames, where the server takes them."""
+        if not self.counts:
+            Call.send_end(self)
+            return
+        self.send(b"", DYN_QUILL_END)
+        self.end_due = True
+
+    # Messages were taken: tell the server when enough of them were.
+    cdef int consumed(self) except -1:
+        cdef dyn_bytes out
+        cdef uint64_t credit = dyn_quill_credits_consumed(&self.credits, 1)
+        if credit == 0 or self.ptr == NULL:
+            return 0
+        memset(&out, 0, sizeof(out))
+        if dyn_quill_credit_write(&out, credit) == 0 and dyn_http_call_send(self.ptr, out.data, out.size) != 0:
+            self.two_way = False            # the request is complete: nothing can be granted any more
+            dyn_error_clear()
+        dyn_bytes_free(&out)
+        if self.hub is not None and self.hub.ptr != NULL:
+            dyn_http_hub_go_on(self.hub.ptr, self.ptr)
+            self.hub.deliver()
+        return 0
+
     # Frames that are there -> items.
     cdef int parse(self) except -1:
         cdef size_t length
         cdef dyn_slice piece
         cdef dyn_quill_frame frame
-        cdef dyn_bytes out
         cdef int rc = 0
-        cdef uint64_t credit
-        cdef Py_ssize_t before = len(self.items)
+        cdef uint64_t credit = 0
         piece.data = dyn_http_call_body(self.ptr, &length)
         piece.size = length
         while not self.over:
@@ -636,6 +688,11 @@ cdef class Stream(Call):
                 self.items.append(Cancelled(f"{self.channel.url} cancelled the stream"))
             elif frame.flags & DYN_QUILL_DATA:
                 self.items.append(PyBytes_FromStringAndSize(<const char *>frame.payload.data, frame.payload.size))
+            elif frame.flags & DYN_QUILL_CREDIT and self.counts:
+                rc = dyn_quill_credit_read(&frame, &credit)
+                if rc < 0:
+                    break
+                self.allowed += min(credit, <uint64_t>1 << 32)
             if frame.flags & DYN_QUILL_END:
                 self.over = True
         if rc < 0:
@@ -645,14 +702,15 @@ cdef class Stream(Call):
         if not self.over and dyn_http_call_phase_of(self.ptr) == DYN_HTTP_CALL_DONE:
             self.over = True
             self.items.append(StreamBroken(f"the stream of {self.channel.url} ended without its END frame"))
-        if self.two_way and not self.over:
-            credit = dyn_quill_credits_consumed(&self.credits, len(self.items) - before)
-            if credit > 0:
-                memset(&out, 0, sizeof(out))
-                if dyn_quill_credit_write(&out, credit) == 0 and dyn_http_call_send(self.ptr, out.data, out.size) != 0:
-                    self.two_way = False        # the request is complete: nothing can be granted any more
-                    dyn_error_clear()
-                dyn_bytes_free(&out)
+        if self.over and self.end_due:
+            self.end_due = False
+            if dyn_http_call_send_end(self.ptr) != 0:
+                dyn_error_clear()
+        if credit > 0 or self.over:
+            waiter = self.sender
+            self.sender = None
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
         return 0
 
     # An item that is there, or None.
@@ -667,6 +725,8 @@ cdef class Stream(Call):
         if isinstance(item, Exception):
             self.close()
             raise item
+        if self.two_way and not self.over:
+            self.consumed()
         return item
 
     # The last frame is read: let the end of the answer come, so that the connection can be used again.
@@ -723,6 +783,11 @@ cdef class Stream(Call):
             while self.check_head():
                 self.run()
         return self
+
+    def step(self):
+        """Wait, in this thread, until something came."""
+        self.usable()
+        self.go_on_here()
 
     cdef int go_on_here(self) except -1:
         dyn_http_call_set_timeout(self.ptr, self.timeout_ms)

@@ -20,6 +20,7 @@ cdef extern from "dynamo/http.h" nogil:
         uint32_t max_url_bytes
         size_t max_body_bytes
         size_t max_total_body_bytes
+        size_t body_window_bytes
         size_t max_pending_bytes
         size_t low_water_bytes
         uint32_t header_timeout_ms
@@ -53,8 +54,10 @@ cdef extern from "dynamo/http.h" nogil:
         DYN_HTTP_PREFIX
         DYN_HTTP_OPEN
         DYN_HTTP_REPLACE
+        DYN_HTTP_LIVE
         DYN_HTTP_EVENT_CLOSED
         DYN_HTTP_EVENT_DRAIN
+        DYN_HTTP_EVENT_BODY
     ctypedef void (*dyn_http_handler)(void *user, dyn_http_exchange *x) noexcept nogil
     int dyn_http_route(dyn_http_server *self, const char *method, const char *path, unsigned flags,
                        dyn_http_handler handler, void *user)
@@ -81,6 +84,8 @@ cdef extern from "dynamo/http.h" nogil:
     uint64_t dyn_http_started_ns(const dyn_http_exchange *self)
     dyn_loop *dyn_http_loop(const dyn_http_exchange *self)
 
+    int dyn_http_read(dyn_http_exchange *self, void *to, size_t size, size_t *got)
+
     int dyn_http_set_header(dyn_http_exchange *self, const char *name, const char *value)
     int dyn_http_respond(dyn_http_exchange *self, int status, const char *type, const void *body, size_t length)
     int dyn_http_fail(dyn_http_exchange *self, int status, const char *message, const char *type, const char *param,
@@ -99,6 +104,7 @@ cdef extern from "dynamo/http.h" nogil:
         void (*on_drain)(void *user) noexcept nogil
         void (*on_closed)(void *user) noexcept nogil
         void (*on_done)(void *user) noexcept nogil
+        void (*on_body)(void *user) noexcept nogil
     int dyn_http_watch(dyn_http_exchange *self, const dyn_http_events *events, void *user)
     int dyn_http_watch_mail(dyn_http_exchange *self, dyn_mailbox *box, void *owner)
     unsigned dyn_http_event_from_mail(dyn_mail *mail)

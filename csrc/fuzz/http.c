@@ -38,6 +38,37 @@ static void take(void *user, dyn_http_exchange *x)
     dyn_http_exchange_unref(x);
 }
 
+/* The same on a live route: the body is read as it comes, the answer given at its end, or in the middle of it. */
+static void read_live(void *user)
+{
+    dyn_http_exchange *x = user;
+    uint8_t piece[48];
+    size_t got;
+    int rc;
+    while ((rc = dyn_http_read(x, piece, sizeof(piece), &got)) == DYN_OK)
+        for (size_t i = 0; i < got; i++) {
+            mix(piece + i, 1);
+            if (piece[i] != '!' || dyn_http_begun(x)) continue;
+            if (dyn_http_respond(x, 200, "text/plain", "early", 5) != DYN_OK) abort();
+            return; /* what is read after that hangs on how it came */
+        }
+    if (rc == DYN_EAGAIN || dyn_http_begun(x)) return;
+    if (rc != DYN_ECLOSED && rc != DYN_EPROTO && rc != DYN_EBROKEN) abort();
+    if (rc != DYN_EBROKEN) mix(&rc, sizeof(rc));
+    dyn_http_respond(x, 200, "text/plain", "late", 4);
+}
+static void let_go(void *user)
+{
+    dyn_http_exchange_unref(user);
+}
+static void take_live(void *user, dyn_http_exchange *x)
+{
+    static const dyn_http_events events = {.on_body = read_live, .on_done = let_go};
+    (void)user;
+    if (dyn_http_watch(x, &events, x) != DYN_OK) abort();
+    read_live(x);
+}
+
 struct input {
     const uint8_t *data;
     size_t size, piece;
@@ -53,7 +84,8 @@ static int feed_all(void *arg)
     for (size_t at = 0; at < input->size && !conn->closing; at += input->piece) {
         size_t left = input->size - at;
         dyn__http_conn_read(conn, (const char *)input->data + at, left < input->piece ? left : input->piece);
-        for (int i = 0; i < 64 && !conn->closing && conn->state >= DYN__BUSY; i++) dyn__http_conn_pump(conn);
+        for (int i = 0; i < 64 && !conn->closing && conn->state >= DYN__BUSY && !(conn->live && i > 0); i++)
+            dyn__http_conn_pump(conn);
     }
     dyn__http_conn_close(conn);
     close(ends[1]);
@@ -63,11 +95,15 @@ static int feed_all(void *arg)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (loop == NULL) {
-        dyn_http_settings settings = {
-            .max_header_bytes = 600, .max_url_bytes = 100, .max_headers = 8, .max_body_bytes = 500};
+        dyn_http_settings settings = {.max_header_bytes = 600,
+                                      .max_url_bytes = 100,
+                                      .max_headers = 8,
+                                      .max_body_bytes = 500,
+                                      .body_window_bytes = 100};
         dyn_log_set_level(DYN_LOG_OFF);
         if (dyn_loop_new(&loop) < 0 || dyn_http_server_new(&server, loop, &settings) < 0) abort();
         if (dyn_http_route(server, "*", "/", DYN_HTTP_PREFIX, take, NULL) < 0) abort();
+        if (dyn_http_route(server, "*", "/l", DYN_HTTP_PREFIX | DYN_HTTP_LIVE, take_live, NULL) < 0) abort();
     }
     if (size < 1 || size > 8192) return 0;
     struct input whole = {data + 1, size - 1, size}, pieces = {data + 1, size - 1, data[0] % 64 + 1};

@@ -530,6 +530,170 @@ static void a_graceful_stop_lets_answers_end(void)
     }
 }
 
+/* ---- bodies that come while their handler runs ---------------------------------------------------- */
+
+#define LIVE "POST /live-body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+static atomic_int bodies; /* on_body calls */
+static void note_body(void *user)
+{
+    (void)user;
+    bodies++;
+}
+static const dyn_http_events live_events = {.on_body = note_body};
+static atomic_bool greedy = true; /* does the handler's thread read? */
+static atomic_int live_end;       /* what the last read gave */
+static atomic_size_t live_total;
+
+/* Writes back what it reads, as it comes, until "quit" comes or the body ends. */
+static void *talk(void *arg)
+{
+    dyn_http_exchange *x = arg;
+    char piece[5000];
+    size_t size = 0;
+    struct timespec nap = {.tv_nsec = 1000000};
+    for (bool quit = false; !quit;) {
+        int rc = greedy ? dyn_http_read(x, piece, sizeof(piece), &size) : DYN_EAGAIN;
+        live_end = rc;
+        if (rc == DYN_EAGAIN)
+            nanosleep(&nap, NULL);
+        else if (rc < 0)
+            break;
+        else {
+            live_total += size;
+            quit = memmem(piece, size, "quit", 4) != NULL;
+            if (live_total < 1000) dyn_http_write(x, piece, size);
+        }
+    }
+    dyn_http_end(x);
+    dyn_http_exchange_unref(x);
+    return NULL;
+}
+static void live(void *user, dyn_http_exchange *x)
+{
+    pthread_t thread;
+    char early;
+    size_t size;
+    (void)user;
+    CHECK_EQ(dyn_http_body(x, &size)[0], 0);
+    CHECK_EQ(size, 0);
+    live_end = dyn_http_read(x, &early, 1, &size);
+    CHECK(live_end == DYN_EAGAIN || live_end == DYN_ECLOSED);
+    CHECK_EQ(dyn_http_watch(x, &live_events, NULL), DYN_OK);
+    CHECK_EQ(dyn_http_begin(x, 200, "text/plain"), DYN_OK);
+    live_total = 0;
+    pthread_create(&thread, NULL, talk, x);
+    pthread_detach(thread);
+}
+static int start_live(const dyn_http_settings *settings, const char *request)
+{
+    start(settings);
+    CHECK_EQ(dyn_http_route(server, "POST", "/live-body", DYN_HTTP_LIVE, live, NULL), DYN_OK);
+    int fd = dial();
+    send_text(fd, request);
+    return fd;
+}
+
+static void a_live_body_is_read_and_answered_as_it_comes(void)
+{
+    bodies = 0;
+    int fd = start_live(NULL, LIVE);
+    read_until(fd, "chunked\r\n");
+    for (char word[] = "5\r\nword0\r\n"; word[7] < '9'; word[7]++) {
+        char want[] = "word0";
+        want[4] = word[7];
+        send_text(fd, word);
+        read_until(fd, want);
+        CHECK(has(want));
+    }
+    CHECK(bodies > 0);
+    send_text(fd, "0\r\n\r\n" LIVE "1;x\r\n!\r\n0\r\nA: b\r\n\r\n"); /* and the next one on the same connection */
+    read_until(fd, "0\r\n\r\nHTTP/1.1 200");
+    if (strstr(got, "!\r\n") == NULL) read_until(fd, "!\r\n");
+    CHECK(has("!\r\n"));
+    send_text(fd, "POST /live-body HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n");
+    send_text(fd, "abc");
+    read_until(fd, "abc");
+    CHECK(has("abc"));
+    send_text(fd, "POST /live-body HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    read_until(fd, NULL);
+    CHECK(has("\r\n\r\n0\r\n\r\n"));
+    close(fd);
+    stop();
+}
+
+static void a_live_body_that_is_not_read_waits_in_its_sender(void)
+{
+    enum { PIECE = 64 * 1024, MOST = 64 << 20 };
+    static char chunk[8 + PIECE + 2];
+    dyn_http_settings settings = {.body_window_bytes = 10000, .max_body_bytes = 1000};
+    dyn_http_stats stats;
+    int few = 64 * 1024;
+    greedy = false;
+    int fd = start_live(&settings, LIVE);
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &few, sizeof(few));
+    memcpy(chunk, "10000\r\n", 7);
+    memset(chunk + 7, 'x', PIECE);
+    memcpy(chunk + 7 + PIECE, "\r\n", 2);
+    size_t sent = 0, size = PIECE + 9;
+    while (sent < MOST) {
+        struct pollfd ready = {.fd = fd, .events = POLLOUT};
+        if (poll(&ready, 1, 300) != 1) break;
+        ssize_t n = send(fd, chunk + sent % size, size - sent % size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n > 0) sent += (size_t)n;
+    }
+    CHECK(sent > 0 && sent < MOST / 2);
+    dyn_http_server_stats(server, &stats);
+    CHECK_EQ(stats.body_bytes, 10000);
+    CHECK(stats.bytes_in < 1 << 20); /* the window, what waits to be parsed, one read */
+    greedy = true;
+    while (sent % size != 0) sent += (size_t)send(fd, chunk + sent % size, size - sent % size, MSG_NOSIGNAL);
+    send_text(fd, "0\r\n\r\n");
+    read_until(fd, "\r\n0\r\n\r\n");
+    CHECK_EQ(live_total, sent / size * PIECE);
+    CHECK_EQ(live_end, DYN_ECLOSED);
+    close(fd);
+    stop();
+}
+
+static void an_answer_may_end_before_the_request(void)
+{
+    int fd = start_live(NULL, LIVE "4\r\nquit\r\n");
+    read_until(fd, "\r\n0\r\n\r\n");
+    CHECK(has("quit"));
+    send_text(fd, "3\r\nmor\r\n"); /* the rest is read off, and the connection is good again */
+    send_text(fd, "0\r\n\r\nGET /live HTTP/1.1\r\nHost: x\r\n\r\n");
+    read_until(fd, "{}");
+    CHECK(has("{}"));
+    close(fd);
+    fd = dial(); /* the rest never comes */
+    send_text(fd, LIVE "4\r\nquit\r\n");
+    read_until(fd, NULL);
+    CHECK(has("\r\n0\r\n\r\n"));
+    close(fd);
+    stop();
+}
+
+static void a_live_body_that_breaks_is_told(void)
+{
+    int fd = start_live(NULL, LIVE "1\r\na\r\n");
+    read_until(fd, "\r\na\r\n");
+    send_text(fd, "no number\r\n");
+    read_until(fd, NULL); /* the connection does not outlive it */
+    CHECK(has("0\r\n\r\n"));
+    CHECK_EQ(live_end, DYN_EPROTO);
+    close(fd);
+    fd = dial();
+    send_text(fd, LIVE "1\r\na\r\n");
+    read_until(fd, "\r\na\r\n");
+    live_end = DYN_OK;
+    close(fd);
+    struct timespec nap = {.tv_nsec = 1000000};
+    for (int i = 0; i < 5000 && live_end != DYN_EBROKEN; i++) nanosleep(&nap, NULL);
+    CHECK_EQ(live_end, DYN_EBROKEN);
+    stop();
+}
+
 /* ---- mail --------------------------------------------------------------------------------------- */
 
 static void requests_and_events_travel_by_mail(void)
@@ -659,4 +823,6 @@ TEST_MAIN(TEST(requests_on_one_connection_are_answered_in_order), TEST(a_stream_
           TEST(slow_clients_are_told_or_cut), TEST(a_client_that_never_reads_costs_bounded_memory_and_is_cut),
           TEST(congestion_ends_with_a_drain), TEST(a_half_closed_client_gets_its_answer_and_a_gone_one_is_told),
           TEST(too_many_connections_are_told), TEST(a_graceful_stop_lets_answers_end),
+          TEST(a_live_body_is_read_and_answered_as_it_comes), TEST(a_live_body_that_is_not_read_waits_in_its_sender),
+          TEST(an_answer_may_end_before_the_request), TEST(a_live_body_that_breaks_is_told),
           TEST(requests_and_events_travel_by_mail), TEST(failing_allocations_cost_an_answer_never_the_server))

@@ -33,6 +33,7 @@ _TABLE: dict[str, str] = {
     "decode_varint": "dynamo._frames",
     "encode_frame": "dynamo._frames",
     "encode_varint": "dynamo._frames",
+    "RequestStream": "dynamo._quill_stream",
     "TlsContext": "dynamo._tls",
     "QuillClient": "dynamo.quill.client",
     "DeadlineExceeded": "dynamo.quill.problem",

@@ -7,6 +7,7 @@ from dynamo._frames import decode_varint as decode_varint
 from dynamo._frames import encode_frame as encode_frame
 from dynamo._frames import encode_varint as encode_varint
 from dynamo._plugin import convert as convert
+from dynamo._quill_stream import RequestStream as RequestStream
 from dynamo._tensor import Tensor as Tensor
 from dynamo._tensor import TensorMeta as TensorMeta
 from dynamo._tensor import TensorReader as TensorReader

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dynamo._quill import IDEMPOTENT, Channel, Stream, header_line
+from dynamo._quill import CREDITS, IDEMPOTENT, Channel, Stream, header_line
 from dynamo._tls import TlsContext
 from dynamo.errors import InvalidArgument, RequestTimeout
 from dynamo.quill.problem import RpcError
@@ -25,6 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z")
 _PROTO = "application/proto"
 _JSON = "application/json"
 TIMEOUT_HEADER = "quill-timeout-ms"
+CREDITS_HEADER = "quill-credits"  # of a two-way call: messages that its sender takes before it grants more
 _RETRIED = frozenset({408, 425, 429, 502, 503, 504})
 _MAX_PATHS = 1024
 
@@ -194,6 +195,7 @@ class QuillClient:
                 lines[kind, packed] = ours + own + self._time_line(self._timeout_ms)
         self._bare, self._lines = bare, lines
         self._proto = lines[_PROTO, self._compress]
+        self._two_way = bare[_PROTO, False] + header_line(CREDITS_HEADER, str(CREDITS))
 
     def _block(self, kind: str, timeout_ms: int | None) -> tuple[bytes, int]:
         """The header lines of a call that has this much time, and the time."""
@@ -284,14 +286,20 @@ class QuillClient:
     def call_bidirectional(
         self, service: str, method: str, requests: Iterable[Buffer], *, timeout_ms: int | None = None
     ) -> Iterator[bytes]:
-        """Send messages and give those of the answer as they come, where the server answers before it has read all."""
+        """Send messages and give those of the answer as they come, where the server answers before it has read all.
+
+        With a `QuillServer` both sides count: neither sends more than 16 messages that the other has not taken.
+        """
         time_ms = self._timeout_ms if timeout_ms is None else _max_timeout(timeout_ms)
-        stream = self._channel.stream(self._path(service, method), self._bare[_PROTO, False], None, time_ms)
+        stream = self._channel.stream(self._path(service, method), self._two_way, None, time_ms)
         with stream:
             for request in requests:
                 stream.send(as_body(request))
                 stream.flush()
                 yield from stream.arrived()
+                while stream.starved:
+                    stream.step()
+                    yield from stream.arrived()
                 if stream.done:
                     break
             else:
@@ -434,7 +442,7 @@ class QuillClient:
         """`call_bidirectional` for asyncio: sending and receiving go on side by side."""
         path = self._path(service, method)
         time_ms = self._timeout_ms if timeout_ms is None else _max_timeout(timeout_ms)
-        channel, lines = self._channel, self._bare[_PROTO, False]
+        channel, lines = self._channel, self._two_way
         return AsyncStream(lambda: channel.stream(path, lines, None, time_ms, here=False), requests)
 
     # ---- the end
@@ -494,8 +502,7 @@ class AsyncStream(AsyncIterator[bytes]):
                 if call.done:
                     return
                 if call.send(as_body(request)):
-                    room = call.room()
-                    if room is not None:
+                    while (room := call.room()) is not None:
                         await room
             if not call.done:
                 call.send_end()

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dynamo._http import Request, Server, status_of
 from dynamo._quill import compress, decompress, frame, messages
+from dynamo._quill_stream import CREDITS, RequestStream, incoming, ready_made
 from dynamo._tls import TlsContext
 from dynamo.errors import InvalidArgument, Overloaded
-from dynamo.quill.client import _NAME, TIMEOUT_HEADER, as_body
+from dynamo.quill.client import _NAME, CREDITS_HEADER, TIMEOUT_HEADER, as_body
 from dynamo.quill.problem import RpcError, problem
 
 if TYPE_CHECKING:
@@ -160,7 +163,9 @@ class QuillServer:
             What the handler gets: `Tensor` or `TokenBatch`, decoded from their frames and bytes; any type that msgspec
             can make from JSON. Without it bytes, or the decoded value when the client sent JSON.
         stream_request : bool
-            The handler gets a list of the messages of a streamed request instead.
+            The handler gets a `RequestStream` of messages, and starts when the header of the request is there: for
+            `QuillClient.upload_stream` and, as a generator that answers while the request goes on,
+            `QuillClient.call_bidirectional`.
         timeout_ms : int
             For this method, in place of the server's.
 
@@ -238,7 +243,7 @@ class QuillServer:
         self._stop = asyncio.Event()
         self._metrics = _Metrics()
         for method in self._methods.values():
-            server.route("POST", method.path, _bind(self, method))
+            server.route("POST", method.path, _bind(self, method), live=method.stream_request)
         server.route("*", "/", self._nothing_here, prefix=True)
         server.route_static("/health", '{"status":"healthy"}', open=True)
         server.route_metrics("/metrics", self._metrics.registry, open=True)
@@ -305,7 +310,7 @@ class QuillServer:
             timer = asyncio.get_running_loop().call_later(time_ms / 1000, end, 504)
             x.on_closed(lambda: end(499))
             try:
-                await self._work(method, x, context)
+                await self._work(method, x, context, end)
             except asyncio.CancelledError:
                 status = why[0] if why else 503
                 if x.begun:
@@ -314,6 +319,8 @@ class QuillServer:
                     _refuse(x, 504, f"the call took longer than {time_ms} ms")
                 elif status == 503:
                     _refuse(x, 503, "the server is stopping")
+                elif not x.closed:
+                    _refuse(x, status, "the client cancelled the call")
                 if not why:
                     raise
             finally:
@@ -324,25 +331,42 @@ class QuillServer:
             self._running -= 1
             self._metrics.count(method.path, status, time.monotonic() - started)
 
-    async def _work(self, method: _Method, x: Request, context: Context | None) -> None:
-        argument = self._argument(method, x)
+    async def _work(self, method: _Method, x: Request, context: Context | None, end: Callable[[int], None]) -> None:
+        if not method.stream_request:
+            await self._run(method, x, self._argument(method, x), context, None, None)
+            return
+        requests = await self._requests(method, x, end)
+        # A handler that waits for its client must not hold a thread that others need.
+        pool = None if method.kind.startswith("async") else ThreadPoolExecutor(1, "quill-stream")
+        try:
+            await self._run(method, x, requests, context, requests, pool)
+        finally:
+            requests.close()
+            if pool is not None:
+                pool.shutdown(wait=False)
+
+    async def _run(
+        self,
+        method: _Method,
+        x: Request,
+        argument: Any,
+        context: Context | None,
+        requests: RequestStream | None,
+        pool: ThreadPoolExecutor | None,
+    ) -> None:
         if method.kind == "sync":
-            self._answer(x, await asyncio.to_thread(method.start, argument, context))
+            self._answer(x, await _in_thread(pool, method.start, argument, context))
         elif method.kind == "async":
             self._answer(x, await method.start(argument, context))
         else:
             items = method.start(argument, context)
-            await self._stream(x, items if method.kind == "async stream" else _in_thread(items))
+            await self._stream(x, items if method.kind == "async stream" else _each_in_thread(pool, items), requests)
 
     def _argument(self, method: _Method, x: Request) -> Any:
-        coding = (x.header("content-encoding") or "identity").strip().lower()
-        if coding not in ("identity", "zstd"):
-            raise RpcError(415, detail=f"content-encoding {coding}: only zstd is known here")
-        body: Any = decompress(x, self._max_body) if coding == "zstd" else x
-        if method.stream_request:
-            return messages(body)
-        kind = (x.header("content-type") or "").partition(";")[0].strip().lower()
-        if kind == _JSON:
+        return self._decoded(method, _content(x), decompress(x, self._max_body) if _is_packed(x) else x)
+
+    def _decoded(self, method: _Method, content: str, body: Any) -> Any:
+        if content == _JSON:
             import msgspec
 
             return msgspec.json.decode(body) if method.type is None else msgspec.json.decode(body, type=method.type)
@@ -350,7 +374,22 @@ class QuillServer:
             return method.type.from_frames(memoryview(body))
         if hasattr(method.type, "decode"):
             return method.type.decode(memoryview(body))
-        return x.body if body is x else body
+        return body.body if isinstance(body, Request) else body
+
+    async def _requests(self, method: _Method, x: Request, end: Callable[[int], None]) -> RequestStream:
+        content, loop = _content(x), asyncio.get_running_loop()
+        decode = None
+        if content == _JSON or method.type is not None:
+            decode = functools.partial(self._decoded, method, content)
+        if _is_packed(x):  # what is packed as a whole comes as a whole
+            packed = bytearray()
+            while piece := await x.read():
+                packed += piece
+                if len(packed) > self._max_body:
+                    raise RpcError(413, detail=f"over {self._max_body} bytes, compressed: send a stream as it is")
+            return ready_made(messages(decompress(packed, self._max_body)), loop, decode)
+        credits = _credits(x) if method.kind.endswith("stream") and not _takes_only_json(x) else 0
+        return incoming(x, loop, decode, lambda: end(499), credits)
 
     def _answer(self, x: Request, value: Any) -> None:
         body, kind = _encoded(value)
@@ -361,18 +400,26 @@ class QuillServer:
                 return
         x.respond(body, 200, kind)
 
-    async def _stream(self, x: Request, items: AsyncIterator[Any]) -> None:
+    async def _stream(self, x: Request, items: AsyncIterator[Any], requests: RequestStream | None) -> None:
+        def begin() -> None:  # not before the first item: what is raised before it still becomes a status
+            counts = requests is not None and requests.counts
+            x.begin(200, _PROTO, {CREDITS_HEADER: str(CREDITS)} if counts else None)
+            if requests is not None:
+                requests.begun()
+
         try:
-            if (x.header("accept") or "").strip().lower() == _JSON:
+            if _takes_only_json(x):
                 self._answer(x, [item async for item in items])
                 return
             async for item in items:
-                if not x.begun:  # what is raised before the first item still becomes a status
-                    x.begin(200, _PROTO)
+                if not x.begun:
+                    begin()
+                if requests is not None:
+                    await requests.credit()
                 if not x.write(frame(_encoded(item)[0])):
                     await x.drain()
             if not x.begun:
-                x.begin(200, _PROTO)
+                begin()
             x.write(frame(b"", _END))
             x.end()
         finally:
@@ -456,9 +503,37 @@ def _time_ms(x: Request, limit: int) -> int:
     return min(int(asked), limit) if asked.isdigit() and len(asked) < 12 and int(asked) > 0 else limit
 
 
-async def _in_thread(items: Iterator[Any]) -> AsyncIterator[Any]:
+def _content(x: Request) -> str:
+    return (x.header("content-type") or "").partition(";")[0].strip().lower()
+
+
+def _takes_only_json(x: Request) -> bool:
+    return (x.header("accept") or "").strip().lower() == _JSON
+
+
+def _is_packed(x: Request) -> bool:
+    coding = (x.header("content-encoding") or "identity").strip().lower()
+    if coding not in ("identity", "zstd"):
+        raise RpcError(415, detail=f"content-encoding {coding}: only zstd is known here")
+    return coding == "zstd"
+
+
+def _credits(x: Request) -> int:
+    """How many messages the client takes before it grants more; 0: it does not count them."""
+    given = x.header(CREDITS_HEADER) or ""
+    return min(int(given), 1 << 20) if given.isascii() and given.isdigit() and len(given) < 12 else 0
+
+
+async def _in_thread(pool: ThreadPoolExecutor | None, call: Callable[..., Any], *args: Any) -> Any:
+    if pool is None:
+        return await asyncio.to_thread(call, *args)
+    context = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(context.run, call, *args))
+
+
+async def _each_in_thread(pool: ThreadPoolExecutor | None, items: Iterator[Any]) -> AsyncIterator[Any]:
     end = object()
-    while (item := await asyncio.to_thread(next, items, end)) is not end:
+    while (item := await _in_thread(pool, next, items, end)) is not end:
         yield item
 
 

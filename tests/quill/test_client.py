@@ -41,11 +41,11 @@ def server():
 
     @server.method("test.v1.Echo", "Join", stream_request=True)
     async def join(requests):
-        return b"".join(requests)
+        return b"".join([request async for request in requests])
 
     @server.method("test.v1.Echo", "Shout", stream_request=True)
     async def shout(requests):
-        for request in requests:
+        async for request in requests:
             yield request + b"!"
 
     @server.method("test.v1.Echo", "Refuse")

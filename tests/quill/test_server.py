@@ -244,7 +244,7 @@ def test_streams_that_cannot_be_are_refused(body):
 
     @server.method("t.S", "Join", stream_request=True)
     async def join(requests):
-        return b"".join(requests)
+        return b"".join([request async for request in requests])
 
     with server:
         assert 400 <= post(server, "Join", body).status_code < 500

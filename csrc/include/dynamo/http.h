@@ -42,6 +42,7 @@ typedef struct dyn_http_settings {
     uint32_t max_url_bytes;      /* 8 KiB; more: 414 */
     size_t max_body_bytes;       /* 45 MiB; more: 413 */
     size_t max_total_body_bytes; /* 1 GiB in all bodies that are held at one time; more: 503 */
+    size_t body_window_bytes;    /* 64 KiB of a live body that its handler has not read; then the socket is not read */
     size_t max_pending_bytes;    /* 4 MiB of answer that the client has not read; then write says DYN_EAGAIN */
     size_t low_water_bytes;      /* 64 KiB, at most half of the above: more pending is congestion, see on_drain */
     uint32_t
@@ -91,6 +92,7 @@ enum dyn_http_route_flags {
     DYN_HTTP_PREFIX = 1,  /* every path that begins with this one */
     DYN_HTTP_OPEN = 2,    /* needs no api key */
     DYN_HTTP_REPLACE = 4, /* takes the place of a route of the same method, path and kind, if there is one */
+    DYN_HTTP_LIVE = 8,    /* the handler is called when the header is complete: the body follows, dyn_http_read() */
 };
 /* A handler: on the loop thread. It has one reference to x: dyn_http_exchange_unref() when done, now or later. */
 typedef void (*dyn_http_handler)(void *user, dyn_http_exchange *x);
@@ -129,12 +131,21 @@ DYN_API size_t dyn_http_header_count(const dyn_http_exchange *self);
 /* The nth field in the order of arrival, its name in lower case. n < dyn_http_header_count(). */
 DYN_API const char *dyn_http_header_at(const dyn_http_exchange *self, size_t n, size_t *name_length, const char **value,
                                        size_t *value_length);
-/* The whole body; a NUL follows it. Aligned to 64 bytes. Never NULL. */
+/* The whole body; a NUL follows it. Aligned to 64 bytes. Never NULL. Empty on a live route. */
 DYN_API const uint8_t *dyn_http_body(const dyn_http_exchange *self, size_t *length);
 DYN_API const char *dyn_http_request_id(const dyn_http_exchange *self); /* x-request-id, or one that the server made */
 DYN_API const char *dyn_http_peer(const dyn_http_exchange *self);       /* "127.0.0.1:1234" */
 DYN_API uint64_t dyn_http_started_ns(const dyn_http_exchange *self);    /* dyn_now_ns() when its header was complete */
 DYN_API dyn_loop *dyn_http_loop(const dyn_http_exchange *self);         /* borrowed */
+
+/* ---- an exchange: a body that comes while the handler runs (DYN_HTTP_LIVE) ---------------------- */
+
+/* Take what is there of the body: 1 to `size` bytes. Any thread, one at a time. What is not taken is bounded by
+ * body_window_bytes, and neither the length of the whole nor its time is: who answers ends it. An answer may be
+ * begun and ended before the body is.
+ * errors  DYN_EAGAIN: nothing now; on_body, DYN_HTTP_EVENT_BODY tell when that has changed; DYN_ECLOSED: that was all;
+ *         DYN_EBROKEN: the client left before the end of it; DYN_EPROTO: it is malformed. */
+DYN_API int dyn_http_read(dyn_http_exchange *self, void *to, size_t size, size_t *got);
 
 /* ---- an exchange: the answer ------------------------------------------------------------------- */
 
@@ -188,6 +199,7 @@ typedef struct dyn_http_events {
     void (*on_drain)(void *user);  /* after congestion: no more than low_water_bytes are pending */
     void (*on_closed)(void *user); /* the client left before the answer was complete; at most once */
     void (*on_done)(void *user);   /* exactly once, the last: the exchange left its connection, complete or not */
+    void (*on_body)(void *user);   /* after dyn_http_read() gave DYN_EAGAIN: it gives something else now */
 } dyn_http_events;
 /* Watch an exchange. On the loop thread only (a handler does it before it returns). Comes too late for what was before:
  * ask dyn_http_closed() after it.  events  borrowed until on_done (static, as a rule).  errors  DYN_EBUSY,
@@ -195,7 +207,7 @@ typedef struct dyn_http_events {
 DYN_API int dyn_http_watch(dyn_http_exchange *self, const dyn_http_events *events, void *user);
 
 /* The same by mail, from any thread: DYN_HTTP_EVENT_* bits gather, and one mail with `owner` tells of them. */
-enum dyn_http_event_bits { DYN_HTTP_EVENT_CLOSED = 1, DYN_HTTP_EVENT_DRAIN = 2 };
+enum dyn_http_event_bits { DYN_HTTP_EVENT_CLOSED = 1, DYN_HTTP_EVENT_DRAIN = 2, DYN_HTTP_EVENT_BODY = 4 };
 /* box     a reference is taken.   owner  borrowed until the watch ends.
  * errors  DYN_EBUSY (a watch is on). */
 DYN_API int dyn_http_watch_mail(dyn_http_exchange *self, dyn_mailbox *box, void *owner);

@@ -495,6 +495,8 @@ int dyn_http_call_run(dyn_http_call *self)
 
 int dyn_http_call_flush(dyn_http_call *self, size_t left)
 {
+    /* Who sends without ever waiting must hear the answer all the same. */
+    if (self->link != NULL && self->link->phase == DYN__READY && self->hub == NULL) self->link->readable = true;
     return drive(self, true, left);
 }
 

@@ -11,6 +11,7 @@ static void run_stash(dyn__http_conn *self);
 static void resume_reading(dyn__http_conn *self);
 static void feed(dyn__http_conn *self, const char *data, size_t length);
 static void send_on(dyn__http_conn *self);
+static void finish(dyn__http_conn *self);
 
 #define MS(ms) ((uint64_t)(ms) * 1000000)
 enum { LINGER_MS = 2000, MAX_LINGERING = 256, SEAL = 256 * 1024 }; /* SEAL: bytes for TLS at a time */
@@ -40,6 +41,7 @@ static void detach(dyn__http_conn *self, bool complete)
     dyn__http_route *route = x->route;
     x->route = NULL;
     if (!complete) dyn__http_tell_closed(x);
+    if (x->live) dyn__http_body_ends(x, DYN_EBROKEN); /* unless it ended before */
     pthread_mutex_lock(&x->lock);
     x->conn = NULL;
     x->in_flight = 0;
@@ -145,7 +147,8 @@ static void ended(dyn__http_conn *self, bool clean)
     if (self->reading) uv_read_stop((uv_stream_t *)&self->tcp);
     self->eof = true;
     self->reading = false;
-    if (clean && self->state == DYN__BUSY)
+    if (clean && self->live && self->stash.length > 0) return; /* the rest may be there: run_stash() */
+    if (clean && self->state == DYN__BUSY && !self->live)
         dyn__http_tell_closed(self->x);
     else
         dyn__http_conn_close(self);
@@ -228,7 +231,8 @@ static void resume_reading(dyn__http_conn *self)
 
 static bool may_parse(const dyn__http_conn *self)
 {
-    return !self->closing && self->state <= DYN__BODY;
+    return !self->closing &&
+           (self->state <= DYN__BODY || (self->live && (self->discard || !dyn__http_inbox_full(self->x))));
 }
 
 void dyn__http_conn_read(dyn__http_conn *self, const char *data, size_t length)
@@ -343,9 +347,31 @@ static int refuse_later(dyn__http_conn *self)
     return 405;
 }
 
+/* The body of a live request is over, one way or another. */
+static void live_done(dyn__http_conn *self, int how)
+{
+    dyn_http_exchange *x = self->x;
+    self->live = false;
+    if (how != DYN_ECLOSED) { /* nobody knows where the next request begins */
+        pthread_mutex_lock(&x->lock);
+        x->close_after = true;
+        x->keep_alive = false;
+        pthread_mutex_unlock(&x->lock);
+    }
+    dyn__http_body_ends(x, how);
+    if (self->discard)
+        finish(self); /* the answer is out already */
+    else if (self->eof)
+        dyn__http_tell_closed(x);
+}
+
 static void message_done(dyn__http_conn *self)
 {
     dyn_http_exchange *x = self->x;
+    if (self->live) {
+        live_done(self, DYN_ECLOSED);
+        return;
+    }
     self->state = DYN__BUSY;
     if (x->body != NULL) dyn_buf_data(x->body)[x->body_length] = 0;
     if (self->refusal == 0) {
@@ -382,7 +408,13 @@ static void head_done(dyn__http_conn *self)
     }
     self->refusal = refuse_later(self);
     self->discard = self->refusal != 0;
+    x->live = !self->discard && x->route->flags & DYN_HTTP_LIVE;
+    if (size > self->server->limits.max_body_bytes && !x->live) {
+        refuse(self, 413, why(413));
+        return;
+    }
     if (body == DYN__NO_BODY) {
+        if (x->live) x->body_end = DYN_ECLOSED;
         message_done(self);
         return;
     }
@@ -394,7 +426,11 @@ static void head_done(dyn__http_conn *self)
     self->since_ns = x->started_ns;
     self->body_chunked = body == DYN__CHUNKED;
     self->body_left = size;
-    if (!self->discard && body == DYN__SIZED) {
+    if (x->live && !charge(x, self->server->limits.body_window_bytes)) {
+        refuse(self, 503, why(503));
+        return;
+    }
+    if (!self->discard && !x->live && body == DYN__SIZED) {
         if (!charge(x, size) || dyn_buf_new(&x->body, (size_t)size + 1) < 0) {
             refuse(self, 503, "too many request bodies are held at this time; try again");
             return;
@@ -406,6 +442,10 @@ static void head_done(dyn__http_conn *self)
         if (dyn__bytes_need(&self->out, sizeof(go_on)) == DYN_OK) dyn__bytes_put(&self->out, go_on, sizeof(go_on) - 1);
         dyn__http_conn_touch(self);
     }
+    if (!x->live) return;
+    self->state = DYN__BUSY;
+    self->live = true;
+    dyn__http_dispatch(x);
 }
 
 /* Returns how many bytes were used. */
@@ -446,6 +486,8 @@ static int on_body(void *user, const char *data, size_t length) /* chunked */
     dyn__http_conn *self = user;
     dyn_http_exchange *x = self->x;
     self->body_left += length; /* chunked: what came so far */
+    if (self->live && self->discard) return 0;
+    if (self->live) return dyn__http_inbox_put(x, data, length) < 0 ? 503 : 0;
     if (self->body_left > self->server->limits.max_body_bytes) return 413;
     if (self->discard) return 0;
     if (length > x->body_room - x->body_length) {
@@ -467,6 +509,7 @@ static int on_body(void *user, const char *data, size_t length) /* chunked */
 static int on_chunk(void *user, uint64_t size)
 {
     const dyn__http_conn *self = user;
+    if (self->live) return 0;
     return size > self->server->limits.max_body_bytes - self->body_left ? 413 : 0;
 }
 
@@ -475,7 +518,12 @@ static size_t take_body(dyn__http_conn *self, const char *data, size_t length)
     dyn_http_exchange *x = self->x;
     if (!self->body_chunked) {
         size_t used = length < self->body_left ? length : (size_t)self->body_left;
-        if (!self->discard) {
+        if (self->live && !self->discard) {
+            if (dyn__http_inbox_put(x, data, used) < 0) {
+                live_done(self, DYN_EBROKEN);
+                return used;
+            }
+        } else if (!self->discard) {
             uint8_t *to = dyn_buf_data(x->body) + x->body_length;
             if ((const char *)to != data) memcpy(to, data, used);
             x->body_length += used;
@@ -490,6 +538,10 @@ static size_t take_body(dyn__http_conn *self, const char *data, size_t length)
     self->body_overhead += used - (self->body_left - body_before);
     /* Five bytes and the length's digits frame a chunk; more than this is padding, not framing. */
     if (status == 0 && self->body_overhead > self->server->limits.max_header_bytes + 16 * self->body_left) status = 400;
+    if (status != 0 && self->live) {
+        live_done(self, status == 503 ? DYN_ENOMEM : DYN_EPROTO);
+        return used;
+    }
     if (status != 0) {
         refuse(self, status, why(status));
         return used;
@@ -522,7 +574,8 @@ static void finish(dyn__http_conn *self)
 static void absorb(dyn__http_conn *self)
 {
     dyn_http_exchange *x = self->x;
-    if (self->state != DYN__BUSY || self->closing || self->writing || self->out.length > DYN__HTTP_KEEP) return;
+    if (self->state != DYN__BUSY || self->live || self->closing || self->writing || self->out.length > DYN__HTTP_KEEP)
+        return;
     pthread_mutex_lock(&x->lock);
     bool whole = x->ended && !x->aborted && x->keep_alive && x->raw == x->pending.length && !x->chunked;
     if (whole && (whole = dyn__bytes_need(&self->out, x->pending.length) == DYN_OK))
@@ -539,8 +592,11 @@ static size_t parse(dyn__http_conn *self, const char *data, size_t length)
     size_t at = 0;
     self->consuming = true;
     while (at < length && may_parse(self) && !self->last_answer) {
-        at += self->state == DYN__BODY ? take_body(self, data + at, length - at)
-                                       : take_head(self, data + at, length - at);
+        size_t left = length - at, window = self->server->limits.body_window_bytes;
+        if (self->live)
+            at += take_body(self, data + at, left < window ? left : window);
+        else
+            at += self->state == DYN__BODY ? take_body(self, data + at, left) : take_head(self, data + at, left);
         if (at < length) absorb(self);
     }
     self->consuming = false;
@@ -561,6 +617,11 @@ static void feed(dyn__http_conn *self, const char *data, size_t length)
         uv_read_stop((uv_stream_t *)&self->tcp);
         self->reading = false;
     }
+}
+
+void dyn__http_conn_more(dyn__http_conn *self)
+{
+    if (self->live) run_stash(self);
 }
 
 static void run_stash(dyn__http_conn *self)
@@ -602,6 +663,13 @@ static void all_sent(dyn__http_conn *self)
         return;
     }
     if (x == NULL || self->state != DYN__BUSY) return;
+    if (self->last_sent && self->live) { /* answered before the request is over: read off the rest of it, for a while */
+        if (self->discard) return;
+        self->discard = true;
+        self->since_ns = dyn_now_ns();
+        dyn__http_conn_more(self);
+        return;
+    }
     if (self->last_sent) {
         finish(self);
         if (!self->closing) run_stash(self);
@@ -756,11 +824,13 @@ void dyn__http_conn_pump(dyn__http_conn *self)
             dyn__http_conn_close(self);
             return;
         }
+        size_t more = self->flight.length - raw;
+        const char *body = more > 0 ? self->flight.data + raw : "";
         add(self, self->flight.data, raw);
         if (chunked)
-            add_chunk(self, self->flight.data + raw, self->flight.length - raw, is_last);
+            add_chunk(self, body, more, is_last);
         else
-            add(self, self->flight.data + raw, self->flight.length - raw);
+            add(self, body, more);
         self->last_sent = is_last;
     }
     if (self->buf_count > 0 || self->last_sent || self->last_answer) send_on(self);
@@ -799,6 +869,10 @@ void dyn__http_conn_sweep(dyn__http_conn *self, uint64_t now)
     case DYN__BODY:
         came = self->body_chunked ? self->body_left : self->x->body_length;
         if (over(now, self->since_ns + MS(came), limits->body_timeout_ms)) refuse(self, 408, "the body took too long");
+        break;
+    case DYN__BUSY:
+        if (!self->live || !self->discard || !over(now, self->since_ns, LINGER_MS)) break;
+        live_done(self, DYN_EBROKEN);
         break;
     case DYN__LINGER:
         if (now > self->since_ns) dyn__http_conn_close(self);

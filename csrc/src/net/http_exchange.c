@@ -13,8 +13,11 @@ static void flush_posted(dyn_task *task)
     pthread_mutex_lock(&self->lock);
     self->posted = false;
     dyn__http_conn *conn = self->conn;
+    bool more = self->roomy;
+    self->roomy = false;
     pthread_mutex_unlock(&self->lock);
     if (conn != NULL) dyn__http_conn_pump(conn);
+    if (conn != NULL && more && self->conn == conn) dyn__http_conn_more(conn);
     dyn__http_exchange_unref(self);
 }
 
@@ -41,6 +44,7 @@ void dyn__http_exchange_unref(dyn_http_exchange *self)
     atomic_fetch_sub_explicit(&server->body_bytes, self->body_charged, memory_order_relaxed);
     dyn_buf_unref(self->body);
     dyn__http_fields_free(&self->head);
+    dyn__bytes_free(&self->inbox);
     dyn__bytes_free(&self->extra);
     dyn__bytes_free(&self->pending);
     dyn_mailbox_unref(self->watch_box);
@@ -121,20 +125,26 @@ dyn_loop *dyn_http_loop(const dyn_http_exchange *self)
 
 /* ---- the answer -------------------------------------------------------------------------------- */
 
+/* With the lock held; it is given back. Have the loop thread look at the conn. */
+static void post_and_unlock(dyn_http_exchange *self)
+{
+    bool post = !self->posted;
+    self->posted = true;
+    if (post) atomic_fetch_add_explicit(&self->refs, 1, memory_order_relaxed);
+    pthread_mutex_unlock(&self->lock);
+    if (post) dyn_loop_post(self->server->loop, &self->task);
+}
+
 /* With the lock held; it is given back. Have the conn send what is pending: at the end of this turn when we are the
  * loop thread, by a posted task else. */
 static void unlock_and_flush(dyn_http_exchange *self)
 {
     dyn__http_conn *conn = self->conn;
-    bool post = false;
     if (conn != NULL && !dyn_loop_here(self->server->loop)) {
-        post = !self->posted;
-        self->posted = true;
-        conn = NULL;
+        post_and_unlock(self);
+        return;
     }
-    if (post) atomic_fetch_add_explicit(&self->refs, 1, memory_order_relaxed);
     pthread_mutex_unlock(&self->lock);
-    if (post) dyn_loop_post(self->server->loop, &self->task);
     if (conn != NULL) dyn__http_conn_touch(conn);
 }
 
@@ -382,6 +392,70 @@ GETTER(bool, dyn_http_congested, self->want_drain)
 GETTER(bool, dyn_http_closed, self->closed)
 GETTER(bool, dyn_http_begun, self->begun)
 
+/* ---- a live body ------------------------------------------------------------------------------- */
+
+static void tell_body(dyn_http_exchange *self);
+
+int dyn__http_inbox_put(dyn_http_exchange *self, const char *data, size_t length)
+{
+    pthread_mutex_lock(&self->lock);
+    if (self->inbox_used == self->inbox.length) self->inbox_used = self->inbox.length = 0;
+    int rc = dyn__bytes_need(&self->inbox, length);
+    if (rc == DYN_OK) dyn__bytes_put(&self->inbox, data, length);
+    bool wanted = self->want_body && rc == DYN_OK && length > 0;
+    if (wanted) self->want_body = false;
+    pthread_mutex_unlock(&self->lock);
+    if (wanted) tell_body(self);
+    return rc;
+}
+
+bool dyn__http_inbox_full(dyn_http_exchange *self)
+{
+    pthread_mutex_lock(&self->lock);
+    bool full = self->inbox.length - self->inbox_used >= self->server->limits.body_window_bytes;
+    if (full) self->stalled = true;
+    pthread_mutex_unlock(&self->lock);
+    return full;
+}
+
+void dyn__http_body_ends(dyn_http_exchange *self, int how)
+{
+    pthread_mutex_lock(&self->lock);
+    bool wanted = self->want_body && self->body_end == 0;
+    if (self->body_end == 0) self->body_end = how;
+    self->want_body = false;
+    pthread_mutex_unlock(&self->lock);
+    if (wanted) tell_body(self);
+}
+
+int dyn_http_read(dyn_http_exchange *self, void *to, size_t size, size_t *got)
+{
+    int rc = DYN_OK;
+    pthread_mutex_lock(&self->lock);
+    size_t there = self->inbox.length - self->inbox_used, take = there < size ? there : size;
+    if (take > 0) {
+        memcpy(to, self->inbox.data + self->inbox_used, take);
+        self->inbox_used += take;
+        *got = take;
+    } else if (!self->live || self->body_end != 0)
+        rc = self->live ? self->body_end : DYN_ECLOSED;
+    else {
+        self->want_body = true;
+        rc = DYN_EAGAIN;
+    }
+    if (self->stalled && self->conn != NULL && there - take <= self->server->limits.body_window_bytes / 2) {
+        self->stalled = false;
+        self->roomy = true;
+        post_and_unlock(self);
+    } else
+        pthread_mutex_unlock(&self->lock);
+    switch (rc) {
+    case DYN_EBROKEN: return dyn__fail(rc, "the client left before the end of its request");
+    case DYN_EPROTO: return dyn__fail(rc, "the chunks of the request are malformed");
+    default: return rc;
+    }
+}
+
 /* ---- watching ---------------------------------------------------------------------------------- */
 
 int dyn_http_watch(dyn_http_exchange *self, const dyn_http_events *events, void *user)
@@ -451,4 +525,10 @@ void dyn__http_tell_drain(dyn_http_exchange *self)
 {
     if (self->events != NULL && self->events->on_drain != NULL) self->events->on_drain(self->events_user);
     tell(self, DYN_HTTP_EVENT_DRAIN);
+}
+
+static void tell_body(dyn_http_exchange *self)
+{
+    if (self->events != NULL && self->events->on_body != NULL) self->events->on_body(self->events_user);
+    tell(self, DYN_HTTP_EVENT_BODY);
 }

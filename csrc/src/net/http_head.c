@@ -77,8 +77,6 @@ int dyn__http_check_head(dyn__http_conn *conn, enum dyn__http_body *body, uint64
                          const char **message)
 {
     dyn_http_exchange *x = conn->x;
-    dyn_http_server *server = conn->server;
-    const dyn_http_settings *limits = &server->limits;
     const char *length = NULL, *coding = NULL, *host = NULL, *expect = NULL;
     bool close = false, keep = false, length_twice = false, coding_twice = false, host_twice = false;
     int major = conn->parser.raw.http_major, minor = conn->parser.raw.http_minor;
@@ -129,7 +127,6 @@ int dyn__http_check_head(dyn__http_conn *conn, enum dyn__http_body *body, uint64
         if (*length == 0 || strspn(length, "0123456789") != strlen(length) || strlen(length) > 18)
             REFUSE(400, "Content-Length must be a number of bytes");
         *size = strtoull(length, NULL, 10);
-        if (*size > limits->max_body_bytes) REFUSE(413, "the body is over the limit of this server");
         *body = *size > 0 ? DYN__SIZED : DYN__NO_BODY;
     } else if (coding != NULL) {
         *body = DYN__CHUNKED;

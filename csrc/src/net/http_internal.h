@@ -7,6 +7,7 @@
  *   states of a conn:  idle -> head -> body -> busy -> idle ...            busy: its exchange is with the route
  *                        any of them -> linger -> closed                   linger: answered, reading off what still
  *                        comes
+ *   On a live route `body` and `busy` are one: busy, with conn->live as long as the body comes.
  *
  * I1  A conn has an exchange exactly in the states head, body and busy.
  * I2  exchange->conn is set and cleared on the loop thread, under exchange->lock; who holds the lock and sees it
@@ -135,6 +136,12 @@ struct dyn_http_exchange {
     char request_id[129];
     char peer[64];
     bool http_1_0, is_head, keep_alive;
+    bool live;        /* of a live route: what follows, up to `stalled`, is under the lock */
+    dyn__bytes inbox; /* [inbox_used, length) came and was not read */
+    size_t inbox_used;
+    int body_end;   /* 0: more may come; else what a read of an empty inbox gives */
+    bool want_body; /* a read found nothing */
+    bool stalled;   /* the inbox was full: the conn waits until it is read */
 
     /* the answer; under the lock */
     pthread_mutex_t lock;
@@ -147,6 +154,7 @@ struct dyn_http_exchange {
     bool begun, ended, aborted, chunked, no_body, close_after;
     bool closed; /* the client left, as far as we know */
     bool posted, want_drain, reserved;
+    bool roomy; /* what is posted says that the inbox has room */
     dyn_mailbox *watch_box;
     dyn_mail watch_mail;
     atomic_uint watch_bits;
@@ -175,6 +183,7 @@ struct dyn__http_conn {
     bool discard;     /* the body is read off, not kept: the answer is known */
     int refusal;      /* that answer's status, when discard */
     size_t head_bytes;
+    bool live;              /* busy, and the body still comes */
     uint64_t body_left;     /* Content-Length: still to come */
     uint64_t body_overhead; /* chunked: bytes that were not body */
     bool body_chunked;
@@ -198,6 +207,9 @@ dyn_http_exchange *dyn__http_exchange_new(dyn_http_server *server); /* one refer
 void dyn__http_exchange_unref(dyn_http_exchange *self);             /* of I4, not a handle */
 void dyn__http_tell_closed(dyn_http_exchange *self);
 void dyn__http_tell_drain(dyn_http_exchange *self);
+int dyn__http_inbox_put(dyn_http_exchange *self, const char *data, size_t length); /* live; DYN_ENOMEM */
+bool dyn__http_inbox_full(dyn_http_exchange *self);                                /* then `stalled` is set */
+void dyn__http_body_ends(dyn_http_exchange *self, int how);
 /* Answer from inside, with no handle. */
 int dyn__http_refuse(dyn_http_exchange *self, int status, const char *message);
 /* http_conn.c; loop thread */
@@ -205,6 +217,7 @@ dyn__http_conn *dyn__http_conn_new(dyn_http_server *server);
 void dyn__http_conn_accept(dyn_http_server *server, uv_stream_t *listener, bool *again);
 void dyn__http_conn_pump(dyn__http_conn *self);
 void dyn__http_conn_touch(dyn__http_conn *self); /* pump it at the end of this turn */
+void dyn__http_conn_more(dyn__http_conn *self);  /* an inbox that was full has room */
 void dyn__http_conn_close(dyn__http_conn *self);
 void dyn__http_conn_sweep(dyn__http_conn *self, uint64_t now);
 void dyn__http_conn_read(dyn__http_conn *self, const char *data, size_t length); /* as if it had come from the socket */

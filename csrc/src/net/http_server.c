@@ -35,6 +35,7 @@ int dyn_http_server_new(dyn_http_server **out, dyn_loop *loop, const dyn_http_se
     DEFAULT(max_body_bytes, 45 << 20);
     DEFAULT(max_total_body_bytes, (size_t)1 << 30);
     DEFAULT(max_pending_bytes, 4 << 20);
+    DEFAULT(body_window_bytes, 64 << 10);
     DEFAULT(low_water_bytes, limits.max_pending_bytes / 2 < 64 << 10 ? limits.max_pending_bytes / 2 : 64 << 10);
     DEFAULT(header_timeout_ms, 10000);
     DEFAULT(body_timeout_ms, 30000);
@@ -499,7 +500,7 @@ static int add(dyn_http_server *self, const char *method, const char *path, dyn_
     *route = template_;
     route->refs = 1;
     route->path = NULL;
-    if (strlen(method) >= sizeof(route->method) || *method == 0 || path[0] != '/' || (route->flags & ~7u)) {
+    if (strlen(method) >= sizeof(route->method) || *method == 0 || path[0] != '/' || (route->flags & ~15u)) {
         rc = dyn__fail(DYN_EINVAL, "route %.20s %.200s: needs a method, a path that begins with '/', and known flags",
                        method, path);
         goto fail;
