@@ -95,6 +95,7 @@ class LoopCore:
     node_finished: Any
     error_handlers: Mapping[str, str] | None
     saves: bool
+    beside: bool
     ledger: bool
     has_deltas: bool
     has_untracked: bool

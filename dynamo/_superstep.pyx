@@ -397,6 +397,7 @@ cdef class LoopCore:
     cdef public object node_finished
     cdef public object error_handlers
     cdef public bint saves              # there is a saver
+    cdef public bint beside             # its calls go beside the run: they need their turns in an event loop
     cdef public bint ledger             # somebody keeps book of writes (delta channels with a saver)
     cdef public bint has_deltas
     cdef public bint has_untracked
@@ -920,7 +921,7 @@ cdef class LoopCore:
             if self.saves and self.durability == "sync":
                 await self.asaved()
             self.unbroken += 1
-            if self.saves or self.unbroken == MAX_UNBROKEN:     # nodes that never wait must not starve the loop
+            if self.beside or self.unbroken == MAX_UNBROKEN:    # nodes that never wait must not starve the loop
                 self.unbroken = 0
                 await asyncio.sleep(0)
 
@@ -947,7 +948,7 @@ cdef class LoopCore:
             if self.saves and self.durability == "sync":
                 await self.asaved()
             self.unbroken += 1
-            if self.saves or self.unbroken == MAX_UNBROKEN:     # nodes that never wait must not starve the loop
+            if self.beside or self.unbroken == MAX_UNBROKEN:    # nodes that never wait must not starve the loop
                 self.unbroken = 0
                 await asyncio.sleep(0)
 

@@ -3,10 +3,8 @@
 The engine comes here only when something is wrong.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from difflib import get_close_matches
-from functools import wraps
-from inspect import iscoroutinefunction
 from typing import Any
 
 from dynamo.langgraph._internal._names import own
@@ -74,31 +72,6 @@ def unsaved(error: BaseException, saver: Any, given: tuple[Any, ...]) -> None:
                 f"The checkpointer cannot save {name!r}: {_said(value)}. Keep plain data in the state; what only this "
                 "run needs can be Annotated[..., UntrackedValue], or be made in the node",
             )
-
-
-def naming(call: Callable[..., Any], saver: Any) -> Callable[..., Any]:
-    """A method of a saver whose errors say which values could not be saved."""
-    if iscoroutinefunction(call):
-
-        @wraps(call)
-        async def awaited(*given: Any) -> Any:
-            try:
-                return await call(*given)
-            except Exception as error:
-                unsaved(error, saver, given)
-                raise
-
-        return awaited
-
-    @wraps(call)
-    def called(*given: Any) -> Any:
-        try:
-            return call(*given)
-        except Exception as error:
-            unsaved(error, saver, given)
-            raise
-
-    return called
 
 
 def goes_round(error: BaseException, tasks: Iterable[Any]) -> None:

@@ -147,6 +147,7 @@ class PregelLoop(SavingLoop):
         self.open_books()
         if self.saves:
             self.outbox = Outbox(self.checkpointer, self.place)
+            self.beside = not self.outbox.prompt
         self.step = self.checkpoint_metadata["step"] + 1
         self.stop = self.config["recursion_limit"] + self.step + 1
         self.ready()
@@ -422,14 +423,18 @@ class AsyncPregelLoop(PregelLoop):
         return self
 
     async def __aexit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> bool:
-        # What has to be saved is saved even when the run is cancelled meanwhile.
-        leaving = asyncio.create_task(aplay(self.closing(exc_value)))
+        ending = aplay(self.closing(exc_value))
         try:
-            return bool(await asyncio.shield(leaving))
-        except asyncio.CancelledError as error:
-            if not leaving.done():
-                error.args += (leaving,)
-            raise
+            if not (self.beside or self.place.open):
+                return bool(await ending)  # without a pause: nothing has to be waited for
+            # What has to be saved is saved even when the run is cancelled meanwhile.
+            leaving = asyncio.create_task(ending)
+            try:
+                return bool(await asyncio.shield(leaving))
+            except asyncio.CancelledError as error:
+                if not leaving.done():
+                    error.args += (leaving,)
+                raise
         finally:
             self.let_go(exc_value)
 

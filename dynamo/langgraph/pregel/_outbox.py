@@ -25,7 +25,7 @@ from typing import Any
 from dynamo._pregel import copy_checkpoint
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._script import Script, aplay, ask, play
-from dynamo.langgraph.pregel._complaints import naming
+from dynamo.langgraph.pregel._complaints import unsaved
 from dynamo.langgraph.pregel._executor import Tasks, Workplace
 
 _IN_MEMORY = "langgraph.checkpoint.memory"
@@ -58,7 +58,7 @@ class Outbox:
         self.prompt = is_prompt(saver)
         in_loop = isinstance(place, Tasks)
         self.perform: Any = aplay if in_loop else play
-        self.put_writes = naming(saver.aput_writes if in_loop and not self.prompt else saver.put_writes, saver)
+        self.deliver: Any = self.acall if in_loop else self.call
         self.takes_paths: bool | None = True if self.prompt else None
         self.line: deque[tuple[Sequence[Any], tuple[Any, ...]]] = deque()
         self.guard = threading.Lock()  # of the line and `busy`, which stays true after a failure (I1)
@@ -68,17 +68,18 @@ class Outbox:
     def writes(self, config: Any, writes: Sequence[tuple[str, Any]], task_id: str, path: str) -> Any:
         """Save writes; returns a future, or None when it is done."""
         if self.takes_paths is None:
-            self.takes_paths = knows_paths(self.put_writes)
+            awaited = self.perform is aplay
+            self.takes_paths = knows_paths(self.saver.aput_writes if awaited else self.saver.put_writes)
         given = (config, writes, task_id, path) if self.takes_paths else (config, writes, task_id)
         if self.prompt:
-            return self._at_once(self.put_writes, given)
-        return self.place.submit(self.put_writes, *given)
+            return self._at_once("put_writes", given)
+        return self.place.submit(self.deliver, "put_writes", given)
 
     def checkpoint(self, waits: Sequence[Any], config: Any, checkpoint: Any, metadata: Any, versions: Any) -> None:
         """Save a checkpoint once `waits` have ended well; the dictionaries in it may change meanwhile."""
         if self.prompt:
             failed = self.last or next(filter(None, waits), None)
-            self.last = failed or self._at_once(self.put, (config, checkpoint, metadata, versions))
+            self.last = failed or self._at_once("put", (config, checkpoint, metadata, versions))
             return
         with self.guard:
             self.line.append((waits, (config, copy_checkpoint(checkpoint), metadata, dict(versions))))
@@ -87,9 +88,25 @@ class Outbox:
             self.busy = True
         self.last = self.place.submit(self.perform, self._work())
 
-    def _at_once(self, call: Callable[..., Any], given: tuple[Any, ...]) -> Any:
+    def call(self, name: str, given: tuple[Any, ...]) -> None:
+        """Call the saver; an error says which value it could not save."""
         try:
-            call(*given)
+            getattr(self.saver, name)(*given)
+        except Exception as error:
+            unsaved(error, self.saver, given)
+            raise
+
+    async def acall(self, name: str, given: tuple[Any, ...]) -> None:
+        """`call` in an event loop."""
+        try:
+            await getattr(self.saver, f"a{name}")(*given)
+        except Exception as error:
+            unsaved(error, self.saver, given)
+            raise
+
+    def _at_once(self, name: str, given: tuple[Any, ...]) -> Any:
+        try:
+            self.call(name, given)
         except Exception as error:
             return self.place.failure(error)
         return None
@@ -104,15 +121,7 @@ class Outbox:
     def _work(self) -> Script:
         while (item := self._next()) is not None:
             yield ask(self, "ended", item[0])
-            yield ask(self, "put", *item[1])
-
-    def put(self, *given: Any) -> None:
-        """Save a checkpoint."""
-        naming(self.saver.put, self.saver)(*given)
-
-    async def aput(self, *given: Any) -> None:
-        """`put` in an event loop."""
-        await naming(self.saver.aput, self.saver)(*given)
+            yield ask(self, "call", "put", item[1])
 
     def settled(self) -> Script:
         """Wait until all checkpoints are saved."""
