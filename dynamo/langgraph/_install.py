@@ -142,7 +142,10 @@ def install() -> None:
 
 def install_if_free() -> bool:
     """install() unless the original is in use here; for what reads checkpoints, which name ``langgraph.types``."""
-    if not installed() and foreign():
+    if installed():
+        return True
+    types = sys.modules.get(f"{THEIRS}.types")  # asked first: every run with a saver comes here
+    if (types is not None and types is not sys.modules.get(f"{OURS}.types")) or foreign():
         return False
     install()
     return True
