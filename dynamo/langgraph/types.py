@@ -106,7 +106,12 @@ StreamMode = Literal["values", "updates", "checkpoints", "tasks", "debug", "mess
 StreamWriter = Callable[[Any], None]  # takes what a node adds to the "custom" stream
 
 OutputT = TypeVar("OutputT")
-ResponseT = TypeVar("ResponseT")
+if typing.TYPE_CHECKING:
+    from typing_extensions import TypeVar as _TypeVar
+
+    ResponseT = _TypeVar("ResponseT", default=Any)
+else:
+    ResponseT = TypeVar("ResponseT")
 KeyFuncT = TypeVar("KeyFuncT", bound=Callable[..., str | bytes])
 N = TypeVar("N", bound=Hashable)
 

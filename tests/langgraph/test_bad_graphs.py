@@ -73,7 +73,9 @@ def test_nodes_and_schemas_of_the_wrong_kind_are_named():
         StateGraph(State).add_node("a", 5)
     with pytest.raises(RuntimeError, match=r"'a' has nothing to run: add_node\('a', function\)"):
         StateGraph(State).add_node("a")
-    with pytest.raises(TypeError, match=r"schema is a class, and this is a dict: \{'n': <class 'int'>\}.*class State\(TypedDict\)"):
+    with pytest.raises(
+        TypeError, match=r"schema is a class, and this is a dict: \{'n': <class 'int'>\}.*class State\(TypedDict\)"
+    ):
         StateGraph({"n": int})
     with pytest.raises(TypeError, match=r"Invalid checkpointer provided: a str.*InMemorySaver\(\)"):
         graph().compile(checkpointer="memory")

@@ -1,7 +1,6 @@
 """Small types and marks that several modules share."""
 
 import typing
-from collections.abc import Mapping
 from dataclasses import Field, FrozenInstanceError
 from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
 
@@ -50,7 +49,7 @@ class TypedDictLikeV2(Protocol):
 class DataclassLike(Protocol):
     """Any dataclass."""
 
-    __dataclass_fields__: ClassVar[Mapping[str, Field[Any]]]
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
 class DeprecatedKwargs(TypedDict):

@@ -82,16 +82,25 @@ class _TaskFunction(Generic[P, T]):
             await cache.aclear((self._cached_under(),))
 
 
+class _MakesTask(typing.Protocol):
+    """What `task` with arguments gives: a decorator."""
+
+    @overload
+    def __call__(self, func: Callable[P, Awaitable[T]], /) -> _TaskFunction[P, T]: ...
+    @overload
+    def __call__(self, func: Callable[P, T], /) -> _TaskFunction[P, T]: ...
+
+
 @overload
 def task(
     __func_or_none__: None = None,
     *,
     name: str | None = None,
     retry_policy: RetryPolicy | Sequence[RetryPolicy] | None = None,
-    cache_policy: "CachePolicy[Callable[P, str | bytes]] | None" = None,
+    cache_policy: "CachePolicy[Callable[..., str | bytes]] | None" = None,
     timeout: float | timedelta | TimeoutPolicy | None = None,
     **kwargs: Any,
-) -> "Callable[[Callable[P, Awaitable[T]] | Callable[P, T]], _TaskFunction[P, T]]": ...
+) -> _MakesTask: ...
 @overload
 def task(__func_or_none__: Callable[P, Awaitable[T]]) -> _TaskFunction[P, T]: ...
 @overload
@@ -103,10 +112,10 @@ def task(
     *,
     name: str | None = None,
     retry_policy: RetryPolicy | Sequence[RetryPolicy] | None = None,
-    cache_policy: "CachePolicy[Callable[P, str | bytes]] | None" = None,
+    cache_policy: "CachePolicy[Callable[..., str | bytes]] | None" = None,
     timeout: float | timedelta | TimeoutPolicy | None = None,
     **kwargs: Any,
-) -> "Callable[[Callable[P, Awaitable[T]] | Callable[P, T]], _TaskFunction[P, T]] | _TaskFunction[P, T]":
+) -> "_MakesTask | _TaskFunction[P, T]":
     """Make a function a task, with or without arguments to the decorator.
 
     Called from an entrypoint, a task or a node, it starts at once and gives a future: ``.result()`` in sync code,
@@ -128,7 +137,7 @@ def task(
         policies: Any = {"retry_policy": _policies(retry_policy), "cache_policy": cache_policy, "timeout": limit}
         return _TaskFunction(func, name=name, **policies)
 
-    return decorate if __func_or_none__ is None else decorate(__func_or_none__)
+    return typing.cast("_MakesTask", decorate) if __func_or_none__ is None else decorate(__func_or_none__)
 
 
 class entrypoint(WithDefaults, Generic[ContextT]):

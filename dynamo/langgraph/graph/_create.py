@@ -36,7 +36,7 @@ def create_state_graph(
             graph.add_node(name, action)
     else:
         for action in nodes:
-            graph.add_node(action)
+            graph.add_node(typing.cast("Any", action))
     for edge in edges:
         if callable(edge[1]):
             graph.add_conditional_edges(*edge)

@@ -56,6 +56,22 @@ class _NodeWithRuntime(Protocol[NodeInputT_contra, ContextT]):
 
 
 if typing.TYPE_CHECKING:
+    from datetime import timedelta
+
+    from typing_extensions import TypedDict
+
+    class NodeOptions(TypedDict, total=False):
+        """What `StateGraph.add_node` can be told beside the node."""
+
+        defer: bool
+        metadata: dict[str, Any] | None
+        retry_policy: RetryPolicy | Sequence[RetryPolicy] | None
+        cache_policy: CachePolicy[Any] | None
+        error_handler: "StateNode[Any, Any] | None"
+        destinations: dict[str, str] | tuple[str, ...] | None
+        timeout: float | timedelta | TimeoutPolicy | None
+        trace_policy: TracePolicy | None
+
     StateNode: TypeAlias = (
         _Node[NodeInputT]
         | _NodeWithConfig[NodeInputT]

@@ -18,6 +18,7 @@ if typing.TYPE_CHECKING:
     from dynamo.langgraph.pregel._messages import _messages_delta_reducer  # noqa: F401
 
     Messages: TypeAlias = list[MessageLikeRepresentation] | MessageLikeRepresentation
+    _Given: TypeAlias = Sequence[MessageLikeRepresentation] | MessageLikeRepresentation
 
 __all__ = ("REMOVE_ALL_MESSAGES", "MessageGraph", "MessagesState", "add_messages", "push_message")
 
@@ -43,7 +44,7 @@ def __getattr__(name: str) -> Any:
 
 
 def add_messages(
-    left: "Messages | None" = None, right: "Messages | None" = None, **kwargs: Any
+    left: "_Given | None" = None, right: "_Given | None" = None, **kwargs: Any
 ) -> "Messages | Callable[[Messages, Messages], Messages]":
     """Merge new messages into a list: the reducer of a key that holds messages.
 

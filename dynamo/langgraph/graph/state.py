@@ -4,7 +4,7 @@ import typing
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Generic, Literal, Union, get_args, get_origin
+from typing import Any, Final, Generic, Literal, Union, get_args, get_origin, overload
 from warnings import warn
 
 from dynamo.langgraph._internal import _serde
@@ -29,11 +29,11 @@ if typing.TYPE_CHECKING:
     from langchain_core.runnables import Runnable
     from langgraph.cache.base import BaseCache
     from langgraph.store.base import BaseStore
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
     from dynamo.langgraph.channels.base import BaseChannel
     from dynamo.langgraph.graph._compiled import CompiledStateGraph
-    from dynamo.langgraph.graph._node import StateNode
+    from dynamo.langgraph.graph._node import NodeOptions, StateNode
     from dynamo.langgraph.managed.base import ManagedValueSpec
     from dynamo.langgraph.types import All, Checkpointer
 
@@ -255,6 +255,46 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
                 "graph.",
                 what,
             )
+
+    @overload
+    def add_node(
+        self,
+        node: "StateNode[StateT, ContextT]",
+        action: None = None,
+        *,
+        input_schema: None = None,
+        **options: "Unpack[NodeOptions]",
+    ) -> "Self": ...
+
+    @overload
+    def add_node(
+        self,
+        node: "StateNode[NodeInputT, ContextT]",
+        action: None = None,
+        *,
+        input_schema: type[NodeInputT] | None = None,
+        **options: "Unpack[NodeOptions]",
+    ) -> "Self": ...
+
+    @overload
+    def add_node(
+        self,
+        node: str,
+        action: "StateNode[StateT, ContextT]",
+        *,
+        input_schema: None = None,
+        **options: "Unpack[NodeOptions]",
+    ) -> "Self": ...
+
+    @overload
+    def add_node(
+        self,
+        node: str,
+        action: "StateNode[NodeInputT, ContextT]",
+        *,
+        input_schema: type[NodeInputT] | None = None,
+        **options: "Unpack[NodeOptions]",
+    ) -> "Self": ...
 
     def add_node(
         self,

@@ -5,14 +5,35 @@ own name, so that each is written down once, where users read it.
 """
 
 from collections.abc import AsyncGenerator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._old_names import renamed
 from dynamo.langgraph.warnings import LangGraphDeprecatedSinceV10
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import TypedDict
+
     from dynamo.langgraph.pregel._run import Run
+    from dynamo.langgraph.runtime import RunControl
+    from dynamo.langgraph.types import All, Durability, StreamMode
+
+    OtherMode = Literal["updates", "checkpoints", "tasks", "debug", "messages", "custom"]  # than "values"
+
+    class RunOptions(TypedDict, total=False):
+        """What `invoke` and `stream` can be told beside what their results depend on."""
+
+        print_mode: StreamMode | Sequence[StreamMode]
+        output_keys: str | Sequence[str] | None
+        interrupt_before: All | Sequence[str] | None
+        interrupt_after: All | Sequence[str] | None
+        durability: Durability | None
+        control: RunControl | None
+        subgraphs: bool
+        debug: bool | None
+
 
 Call = dict[str, Any]
 

@@ -15,7 +15,7 @@ twins here perform each in its way.
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from copy import copy
-from typing import TYPE_CHECKING, Any, Generic, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
 from dynamo.langgraph._internal import _old_names
 from dynamo.langgraph._internal._config import merge_configs
@@ -34,6 +34,7 @@ from dynamo.langgraph.types import (
     CachePolicy,
     Command,
     Durability,
+    GraphOutput,
     RetryPolicy,
     StateSnapshot,
     StateUpdate,
@@ -49,9 +50,10 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import Checkpoint
     from langgraph.store.base import BaseStore
     from pydantic import BaseModel
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
-    from dynamo.langgraph.types import Checkpointer
+    from dynamo.langgraph.pregel._calls import OtherMode, RunOptions
+    from dynamo.langgraph.types import Checkpointer, StreamPart
 
 __all__ = ("NodeBuilder", "Pregel")
 
@@ -380,6 +382,42 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
         return await self.abulk_update_state(config, [[StateUpdate(values, as_node, task_id)]])
 
     # ---------------------------------------------------------------- runs
+    @overload
+    def invoke(
+        self,
+        input: InputT | Command[Any] | None,
+        config: "RunnableConfig | None" = None,
+        *,
+        context: ContextT | None = None,
+        version: Literal["v2"],
+        stream_mode: Literal["values"] = "values",
+        **options: "Unpack[RunOptions]",
+    ) -> GraphOutput[OutputT]: ...
+
+    @overload
+    def invoke(
+        self,
+        input: InputT | Command[Any] | None,
+        config: "RunnableConfig | None" = None,
+        *,
+        context: ContextT | None = None,
+        version: Literal["v2"],
+        stream_mode: "OtherMode",
+        **options: "Unpack[RunOptions]",
+    ) -> "list[StreamPart[StateT, OutputT]]": ...
+
+    @overload
+    def invoke(
+        self,
+        input: InputT | Command[Any] | None,
+        config: "RunnableConfig | None" = None,
+        *,
+        context: ContextT | None = None,
+        version: Literal["v1", "v2"] = "v1",
+        stream_mode: StreamMode = "values",
+        **options: "Unpack[RunOptions]",
+    ) -> dict[str, Any] | Any: ...
+
     def invoke(
         self,
         input: InputT | Command[Any] | None,
@@ -405,6 +443,42 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
         """
         return _calls.invoke(locals())
 
+    @overload
+    async def ainvoke(
+        self,
+        input: InputT | Command[Any] | None,
+        config: "RunnableConfig | None" = None,
+        *,
+        context: ContextT | None = None,
+        version: Literal["v2"],
+        stream_mode: Literal["values"] = "values",
+        **options: "Unpack[RunOptions]",
+    ) -> GraphOutput[OutputT]: ...
+
+    @overload
+    async def ainvoke(
+        self,
+        input: InputT | Command[Any] | None,
+        config: "RunnableConfig | None" = None,
+        *,
+        context: ContextT | None = None,
+        version: Literal["v2"],
+        stream_mode: "OtherMode",
+        **options: "Unpack[RunOptions]",
+    ) -> "list[StreamPart[StateT, OutputT]]": ...
+
+    @overload
+    async def ainvoke(
+        self,
+        input: InputT | Command[Any] | None,
+        config: "RunnableConfig | None" = None,
+        *,
+        context: ContextT | None = None,
+        version: Literal["v1", "v2"] = "v1",
+        stream_mode: StreamMode = "values",
+        **options: "Unpack[RunOptions]",
+    ) -> dict[str, Any] | Any: ...
+
     async def ainvoke(
         self,
         input: InputT | Command[Any] | None,
@@ -423,6 +497,30 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
     ) -> dict[str, Any] | Any:
         """`invoke` in an event loop."""
         return await _calls.ainvoke(locals())
+
+    @overload
+    def stream(
+        self,
+        input: InputT | Command[Any] | None,
+        config: "RunnableConfig | None" = None,
+        *,
+        context: ContextT | None = None,
+        version: Literal["v2"],
+        stream_mode: StreamMode | Sequence[StreamMode] | None = None,
+        **options: "Unpack[RunOptions]",
+    ) -> "Iterator[StreamPart[StateT, OutputT]]": ...
+
+    @overload
+    def stream(
+        self,
+        input: InputT | Command[Any] | None,
+        config: "RunnableConfig | None" = None,
+        *,
+        context: ContextT | None = None,
+        version: Literal["v1", "v2"] = "v1",
+        stream_mode: StreamMode | Sequence[StreamMode] | None = None,
+        **options: "Unpack[RunOptions]",
+    ) -> Iterator[dict[str, Any] | Any]: ...
 
     def stream(
         self,
@@ -466,6 +564,30 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
         See the table in ``_shape.py``.
         """
         yield from _calls.stream(locals())
+
+    @overload
+    def astream(
+        self,
+        input: InputT | Command[Any] | None,
+        config: "RunnableConfig | None" = None,
+        *,
+        context: ContextT | None = None,
+        version: Literal["v2"],
+        stream_mode: StreamMode | Sequence[StreamMode] | None = None,
+        **options: "Unpack[RunOptions]",
+    ) -> "AsyncIterator[StreamPart[StateT, OutputT]]": ...
+
+    @overload
+    def astream(
+        self,
+        input: InputT | Command[Any] | None,
+        config: "RunnableConfig | None" = None,
+        *,
+        context: ContextT | None = None,
+        version: Literal["v1", "v2"] = "v1",
+        stream_mode: StreamMode | Sequence[StreamMode] | None = None,
+        **options: "Unpack[RunOptions]",
+    ) -> AsyncIterator[dict[str, Any] | Any]: ...
 
     async def astream(
         self,
