@@ -44,7 +44,12 @@ class Layout(NamedTuple):
 
 
 def lay_out(
-    sizes: Mapping[str, tuple[float, float]], edges: Sequence[Edge], *, gap: float = 34.0, layer_gap: float = 46.0
+    sizes: Mapping[str, tuple[float, float]],
+    edges: Sequence[Edge],
+    *,
+    gap: float = 34.0,
+    layer_gap: float = 46.0,
+    beside: Mapping[str, float] | None = None,
 ) -> Layout:
     """Place boxes and route lines.
 
@@ -53,11 +58,14 @@ def lay_out(
     sizes : width and height of each box; the first one is where a cycle is entered
     edges : pairs of names of `sizes`; loops and several between two boxes are allowed
     gap, layer_gap : the least distance between two boxes of a layer, and between layers
+    beside : room to keep at both sides of a box, for loops and their labels
     """
     backwards = _pointing_back(list(sizes), edges)
     downwards = [(target, source) if i in backwards else (source, target) for i, (source, target) in enumerate(edges)]
     layer = _layers(list(sizes), [edge for edge in downwards if edge[0] != edge[1]])
     slots, chains, widths = _with_stand_ins(sizes, downwards, layer)
+    for name, room in (beside or {}).items():
+        widths[name] += 2 * room
     links = sorted({link for chain in chains for link in pairwise(chain)})
     slots = _ordered(slots, links)
     x = _across(slots, links, widths, gap)
@@ -69,7 +77,7 @@ def lay_out(
         y += height + layer_gap
     row_of = {name: i for i, row in enumerate(slots) for name in row}
     left = min((x[name] - sizes[name][0] / 2 for name in sizes), default=0.0)
-    left = min([left, *(x[name] - widths[name] / 2 for name in x)])
+    left = min([left, *(x[name] - widths[name] / 2 for name in x if name not in sizes)])
     places = {name: (x[name] - left, middles[row_of[name]]) for name in sizes}
     inner = {name: (x[name] - left, middles[row_of[name]]) for name in x}
     routes = _routes(sizes, downwards, chains, inner, {name: heights[row_of[name]] for name in x})

@@ -111,18 +111,24 @@ class _Inner:
         pairs = [(edge.source, edge.target) for edge in self.edges]
         labels = [str(edge.data) for edge in self.edges if edge.data is not None]
         gap = 46.0 if not labels else 54.0
-        self.layout: Layout = lay_out({id: box[:2] for id, box in self.boxes.items()}, pairs, layer_gap=gap)
+        beside = {
+            edge.source: 32 + (0 if edge.data is None else text_width(short(str(edge.data), 26), 11) + 8)
+            for edge in self.edges
+            if edge.source == edge.target
+        }
+        sizes = {id: box[:2] for id, box in self.boxes.items()}
+        self.layout: Layout = lay_out(sizes, pairs, layer_gap=gap, beside=beside)
         self.labels = [None if edge.data is None else short(str(edge.data), 26) for edge in self.edges]
-        over = 0.0
-        for label, route in zip(self.labels, self.layout.routes, strict=True):
-            if label:
-                x, _ = _middle(route)
-                over = max(over, x + text_width(label, 11) / 2 + 6 - self.layout.width)
-        self.left = max([0.0, *(
-            text_width(label, 11) / 2 + 6 - _middle(route)[0]
-            for label, route in zip(self.labels, self.layout.routes, strict=True) if label
-        )])  # fmt: skip
-        self.width = max(self.layout.width + max(0.0, over) + self.left, 60.0)
+        self.spots = [
+            _spot(route, label, edge.source == edge.target)
+            for edge, route, label in zip(self.edges, self.layout.routes, self.labels, strict=True)
+        ]
+        ends = [
+            (x, text_width(label, 11) / 2 + 6) for label, (x, _) in zip(self.labels, self.spots, strict=True) if label
+        ]
+        self.left = max([0.0, *(half - x for x, half in ends)])
+        over = max([0.0, *(x + half - self.layout.width for x, half in ends)])
+        self.width = max(self.layout.width + over + self.left, 60.0)
         self.height = max(self.layout.height, 24.0)
 
     def _box(self, id: str, node: Any, subgraph: Any, xray: int | bool) -> _Box:
@@ -139,7 +145,7 @@ class _Inner:
     def parts(self) -> list[str]:
         """Lines first, boxes above them, labels on top."""
         lines, boxes, labels = [], [], []
-        for edge, route, label in zip(self.edges, self.layout.routes, self.labels, strict=True):
+        for edge, route, label, (x, y) in zip(self.edges, self.layout.routes, self.labels, self.spots, strict=True):
             loop = edge.source == edge.target
             lines.append(
                 element(
@@ -153,7 +159,6 @@ class _Inner:
                 )
             )
             if label:
-                x, y = _middle(route)
                 width = text_width(label, 11) + 10
                 labels.append(
                     element("rect", x=x - width / 2, y=y - 8.5, width=width, height=17, rx=8, fill=_PAPER, opacity=0.92)
@@ -255,8 +260,10 @@ def _stops(x: float, y: float, width: float, height: float, about: Mapping[str, 
     return parts
 
 
-def _middle(route: list[tuple[float, float]]) -> tuple[float, float]:
-    """Where a line's label goes."""
+def _spot(route: list[tuple[float, float]], label: str | None, loop: bool) -> tuple[float, float]:
+    """The middle of a line's label: on the line, beside a loop."""
+    if loop:
+        return route[1][0] + (text_width(label, 11) / 2 + 2 if label else 0.0), (route[0][1] + route[3][1]) / 2
     if len(route) % 2:
         return route[len(route) // 2]
     (x, y), (to_x, to_y) = route[len(route) // 2 - 1], route[len(route) // 2]

@@ -65,6 +65,7 @@ class Timeline:
     seconds : from the beginning of the first task to the end of the last
     error : what ended the run, or None
     interrupts : what it stopped to ask
+    next : the nodes that it stopped before, which is known of a graph with a saver
     """
 
     def __init__(self, name: str = "run") -> None:
@@ -73,6 +74,7 @@ class Timeline:
         self.seconds = 0.0
         self.error: BaseException | None = None
         self.interrupts: list[Any] = []
+        self.next: list[str] = []
         self._output: Any = None
         self._by_id: dict[tuple[tuple[str, ...], str], Task] = {}
         self._began: float | None = None
@@ -92,7 +94,16 @@ class Timeline:
     @property
     def about(self) -> str:
         """Its figures in words."""
-        return f"{self.steps} supersteps, {len(self.tasks)} tasks, {_time(self.seconds)}"
+        return f"{_some(self.steps, 'superstep')}, {_some(len(self.tasks), 'task')}, {_time(self.seconds)}"
+
+    @property
+    def ended(self) -> str:
+        """How it ended, in words."""
+        if self.error is not None:
+            return "failed"
+        if self.interrupts:
+            return "waits for an answer"
+        return f"stopped before {short(', '.join(self.next), 40)}" if self.next else "done"
 
     # ---- collecting
     def add(self, namespace: tuple[str, ...], mode: str, part: Any) -> None:
@@ -102,6 +113,8 @@ class Timeline:
                 self._output = part
                 self.interrupts = list(part.get("__interrupt__") or ()) if isinstance(part, Mapping) else []
             return
+        if mode == "debug" and part["type"] == "checkpoint" and not namespace:
+            self.next = list(part["payload"]["next"])
         if mode != "debug" or part["type"] not in ("task", "task_result"):
             return
         now = datetime.fromisoformat(part["timestamp"]).timestamp()
@@ -147,8 +160,7 @@ class Timeline:
         return found
 
     def __repr__(self) -> str:
-        ended = "failed" if self.error is not None else "waits" if self.interrupts else "done"
-        return f"<Timeline of {self.name}: {self.about}, {ended}>"
+        return f"<Timeline of {self.name}: {self.about}, {self.ended}>"
 
     def __str__(self) -> str:
         lines = [repr(self)[1:-1]]
@@ -206,6 +218,10 @@ def _opened(
 
 
 # ---------------------------------------------------------------- the picture
+def _some(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def _time(seconds: float) -> str:
     if seconds >= 100:
         return f"{seconds:.0f} s"
@@ -244,16 +260,15 @@ def _svg(timeline: Timeline) -> str:
     left, room = names + 12, width - names - 12 - 96
     height = top + row_height * max(1, len(rows)) + (26 if len(every) > len(rows) else 10)
 
-    ended = "failed" if timeline.error is not None else "waits for an answer" if timeline.interrupts else ""
     title = timeline.about
     parts = [
         element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=12, fill=_PAPER, stroke=_LINE),
         text(16, 23, short(timeline.name, 40), 13, fill=_INK, font_weight=600),
         text(28 + 1.08 * text_width(short(timeline.name, 40), 13), 23, title, 12, fill=_SOFT),
     ]
-    if ended:
+    if timeline.ended != "done":
         parts.append(
-            text(width - 16, 23, ended, 12, fill=_ERROR if timeline.error is not None else "#9a6b15",
+            text(width - 16, 23, timeline.ended, 12, fill=_ERROR if timeline.error is not None else "#9a6b15",
                  text_anchor="end", font_weight=600)
         )  # fmt: skip
     # The bands of the supersteps.
@@ -278,7 +293,7 @@ def _svg(timeline: Timeline) -> str:
     for i, (task, depth) in enumerate(rows):
         parts += _bar(task, depth, top + row_height * i, row_height, left, room / scale, scale, colours[task.name])
     if len(every) > len(rows):
-        parts.append(text(16, low + 17, f"and {len(every) - len(rows)} more tasks", 11, fill=_SOFT))
+        parts.append(text(16, low + 17, f"and {_some(len(every) - len(rows), 'more task')}", 11, fill=_SOFT))
     return document(width, height, parts, f"timeline of {timeline.name}: {title}")
 
 
