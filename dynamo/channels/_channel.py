@@ -105,14 +105,17 @@ class Channel(SharedChannel, Generic[Value, Update]):
 
     async def update(self, writes: Sequence[Update]) -> bool:
         """`update_sync`; when somebody else was faster, other tasks run before the next try."""
-        return await self._retried(listed(writes))
+        taken = listed(writes)
+        changed = self.attempt(taken)
+        return await self._again(taken) if changed is None else changed
 
     async def consume(self) -> bool:
         """`consume_sync`."""
-        return await self._retried(None)
+        changed = self.attempt(None)
+        return await self._again(None) if changed is None else changed
 
-    async def _retried(self, writes: list[Update] | None) -> bool:
-        changed = self.attempt(writes)
+    async def _again(self, writes: list[Update] | None) -> bool:
+        changed = None
         while changed is None:
             await sleep(0)
             changed = self.attempt(writes)

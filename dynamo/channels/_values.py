@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import Any, TypeVar, get_args, overload
+from typing import Any, ClassVar, TypeVar, get_args, overload
 
 from dynamo import _channels as native
 from dynamo.channels._channel import MISSING, Channel, ChannelType
@@ -13,8 +13,8 @@ __all__ = ["AnyValue", "BinaryOperator", "BinaryOperatorAggregate", "EphemeralVa
 V = TypeVar("V")
 
 
-class LastValue(Channel[V, V]):
-    """Keeps the last value; an update may have one write.
+class _OneValue(Channel[V, V]):
+    """A channel of one value.
 
     Parameters
     ----------
@@ -23,28 +23,25 @@ class LastValue(Channel[V, V]):
     name : str
         What messages call the channel.
     """
+
+    _native: ClassVar[Any]
+
+    def __init__(self, typ: type[V] | Any = Any, name: str = "") -> None:
+        super().__init__(self._native, typ, name)
+
+
+class LastValue(_OneValue[V]):
+    """Keeps the last value; an update may have one write. Made of a type, which is not checked, and a name."""
 
     channel_type = ChannelType.LastValue
-
-    def __init__(self, typ: type[V] | Any = Any, name: str = "") -> None:
-        super().__init__(native.LastValue, typ, name)
+    _native = native.LastValue
 
 
-class AnyValue(Channel[V, V]):
-    """Keeps the last of an update's writes; empty after an update without one.
-
-    Parameters
-    ----------
-    typ : type, optional
-        The type of the value; it is not checked.
-    name : str
-        What messages call the channel.
-    """
+class AnyValue(_OneValue[V]):
+    """Keeps the last of an update's writes; empty after an update without one. Made of a type and a name."""
 
     channel_type = ChannelType.AnyValue
-
-    def __init__(self, typ: type[V] | Any = Any, name: str = "") -> None:
-        super().__init__(native.AnyValue, typ, name)
+    _native = native.AnyValue
 
 
 class EphemeralValue(Channel[V, V]):

@@ -8,7 +8,16 @@ import pytest
 pytest.importorskip("langchain_core")
 pytest.importorskip("langgraph.checkpoint")
 
-from dynamo.langgraph import StateGraphError, create_state_graph
+from dynamo.errors import DynamoError
+from dynamo.langgraph import (
+    ChannelError,
+    CheckpointError,
+    PregelError,
+    StateGraphError,
+    create_compiled_graph,
+    create_state_graph,
+    errors,
+)
 from dynamo.langgraph.graph import END, START, StateGraph
 from dynamo.langgraph.types import Command, RetryPolicy, Send
 
@@ -158,3 +167,35 @@ def test_importing_the_builder_loads_nothing_heavy():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
     heavy = {"asyncio", "pydantic", "langchain_core", "langsmith", "logging", "langgraph.checkpoint", "numpy", "ssl"}
     assert not heavy & set(loaded.split())
+
+
+def test_a_compiled_graph_from_a_description():
+    made = create_compiled_graph(
+        State, [inc], [("inc", again, {True: "inc", False: END})], entry_point="inc", name="counter"
+    )
+    assert made.name == "counter" and made.invoke({"n": 0})["n"] == 3
+    part = create_compiled_graph(State, {"inc": inc}, entry_point="inc", finish_point="inc", output_schema=Part)
+    assert part.invoke({"n": 0, "log": ["x"]}) == {"n": 1}
+
+
+def test_an_edge_with_a_condition_is_taken_when_the_condition_holds():
+    graph = StateGraph(State).add_node("inc", inc).add_edge(START, "inc").add_edge("inc", "inc", condition=again)
+    assert graph.compile().invoke({"n": 0})["n"] == 3
+
+
+def test_every_error_has_one_of_the_four_bases():
+    bubbling = {"GraphBubbleUp", "GraphDrained", "GraphInterrupt", "NodeInterrupt", "ParentCommand", "NodeError"}
+    for name in set(errors.__all__) - bubbling:
+        found = getattr(errors, name)
+        if isinstance(found, type) and issubclass(found, Exception):
+            assert issubclass(found, (ChannelError, PregelError, StateGraphError, CheckpointError)), name
+            assert issubclass(found, DynamoError)
+    graph = create_compiled_graph(State, [inc], entry_point="inc")
+    with pytest.raises(CheckpointError, match="No checkpointer set"):
+        graph.get_state({"configurable": {"thread_id": "t"}})
+    with pytest.raises(PregelError):
+        create_compiled_graph(State, [inc], [("inc", "inc")], entry_point="inc").invoke(
+            {"n": 0}, {"recursion_limit": 3}
+        )
+    with pytest.raises(ChannelError):
+        create_compiled_graph(State, {"a": inc, "b": inc}, [(START, "a"), (START, "b")]).invoke({"n": 0})
