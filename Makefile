@@ -8,19 +8,20 @@ MODEL  ?=
 WORKERS ?= 2
 PORT   ?= 8000
 ROUTER ?= kv
+SECONDS ?= 600
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-test build serve test test-langgraph check asan tsan fuzz bench lint format wheel clean
+.PHONY: help deps deps-test build serve test test-langgraph stress-langgraph check asan tsan fuzz bench lint format wheel clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "From a fresh clone, \`make serve\` or \`make test\` is the only command you need."
 
 deps: ## install what is missing: system packages, the environment
 	@tools/deps.sh "$(PYTHON)" "$(VENV)" serve llamacpp
 deps-test:
-	@tools/deps.sh "$(PYTHON)" "$(VENV)" serve llamacpp langgraph test
+	@tools/deps.sh "$(PYTHON)" "$(VENV)" serve llamacpp langgraph test test-langgraph
 
 build: deps ## compile the C library and the extensions, install them into the environment in place
 	@tools/build.sh "$(PY)"
@@ -33,10 +34,11 @@ test: deps-test build ## build, then all tests of C and Python (ARGS="-k index" 
 	@$(MAKE) --no-print-directory -C csrc check
 	$(PY) -m pytest $(ARGS)
 
-test-langgraph: deps-test build ## LangGraph's own test suite and langgraph-prebuilt's on dynamo.langgraph (fetched from PyPI)
-	@tools/deps.sh "$(PYTHON)" "$(VENV)" serve llamacpp langgraph test test-langgraph
-	$(PY) tools/langgraph_suite.py -n 2 $(ARGS)
-	$(PY) tools/langgraph_suite.py --package prebuilt $(ARGS)
+test-langgraph: deps-test build ## LangGraph's own tests, langgraph-prebuilt's, -supervisor's and langchain's agents' on dynamo.langgraph
+	$(PY) tools/langgraph_suite.py all -n 2 $(ARGS)
+
+stress-langgraph: deps-test build ## graphs in threads and event loops, cancelled and failing, for SECONDS=600; nothing may be left
+	$(PY) tests/langgraph/stress.py $(SECONDS)
 
 check: build ## the quick tests: C units, and Python's without those marked slow
 	@$(MAKE) --no-print-directory -C csrc check
@@ -60,7 +62,7 @@ bench: build ## C benchmarks, then asv's on this checkout, each once (ARGS="-b h
 	@tools/bench.sh "$(PY)" $(ARGS)
 
 lint: build ## ruff, cython-lint, clang-format, mypy --strict, stubtest
-	@tools/deps.sh "$(PYTHON)" "$(VENV)" serve llamacpp langgraph test lint
+	@tools/deps.sh "$(PYTHON)" "$(VENV)" serve llamacpp langgraph test test-langgraph lint
 	@tools/lint.sh "$(VENV)/bin"
 
 format: ## let ruff and clang-format rewrite what they would complain about

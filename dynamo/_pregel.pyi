@@ -1,5 +1,5 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from typing_extensions import disjoint_base
 
@@ -148,6 +148,11 @@ class PregelScratchpad:
 
 @disjoint_base
 class LocalRead:
+    keywords: ClassVar[dict[str, Any]]
+    @property
+    def func(self) -> Callable[..., Any]: ...
+    @property
+    def args(self) -> tuple[Any, Any, Any, Any]: ...
     def __call__(self, select: list[str] | str, fresh: bool = False) -> Any: ...
 
 @disjoint_base

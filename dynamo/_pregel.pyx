@@ -26,6 +26,7 @@ from dynamo.c_hash cimport dyn_hash_text_128
 from dynamo._channels cimport (
     BaseChannel, EmptyChannelError, IDLE_CLEARS, IDLE_FINISHES, IDLE_NEVER, MISSING, Topic, idle_kind)
 from random import getrandbits as _random_bits
+from types import SimpleNamespace
 from time import time as now
 
 cdef extern from "Python.h":
@@ -626,10 +627,23 @@ def scratchpad(parent_scratchpad, pending_writes, task_id, task_checkpoint_ns, r
 
 
 cdef class LocalRead:
-    """Reads channels for a task; `fresh` as if its own writes were already there."""
+    """Reads channels for a task; `fresh` as if its own writes were already there.
+
+    It has the attributes of a ``functools.partial`` of `local_read`: the tool node of langgraph-prebuilt finds the
+    channels in `args`.
+    """
+    keywords = {}
 
     def __call__(self, select, fresh=False):
         return read_for_task(self.scratchpad, self.channels, self.managed, self.writes, select, fresh)
+
+    @property
+    def func(self):
+        return local_read
+
+    @property
+    def args(self):
+        return self.scratchpad, self.channels, self.managed, SimpleNamespace(writes=self.writes)
 
 
 def local_read(scratchpad, channels, managed, task, select, fresh=False):

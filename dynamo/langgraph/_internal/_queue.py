@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Any
 
 from dynamo.langgraph._internal._names import own
@@ -31,29 +32,31 @@ class AsyncQueue(asyncio.Queue[Any]):
 
 
 class SyncQueue:
-    """A queue between threads, with ``wait()``."""
+    """A queue between threads with one reader, who is told of an item instead of waiting for it."""
 
     def __init__(self) -> None:
         self.items: deque[Any] = deque()
-        self.stir = threading.Condition()
-        self.left = False
+        self.bell: Future[None] | None = None
 
     def put(self, item: Any) -> None:
         """Add an item; never waits."""
-        with self.stir:
-            self.items.append(item)
-            self.stir.notify_all()
+        self.items.append(item)
+        self._ring(self.bell)
 
-    def leave(self) -> None:
-        """Nobody takes anything any more: whoever waits goes home."""
-        with self.stir:
-            self.left = True
-            self.stir.notify_all()
+    def arrival(self) -> Future[None]:
+        """A future that is done as soon as there is an item: no thread has to wait for one."""
+        bell = self.bell
+        if bell is None or bell.done():
+            bell = self.bell = Future()
+        if self.items:  # it may have come before the bell was there to be rung
+            self._ring(bell)
+        return bell
 
-    def wait(self) -> None:
-        """Wait until the queue holds something, or nobody is there to take it."""
-        with self.stir:
-            self.stir.wait_for(lambda: self.items or self.left)
+    @staticmethod
+    def _ring(bell: Future[None] | None) -> None:
+        if bell is not None and not bell.done():
+            with suppress(InvalidStateError):  # two writers at once
+                bell.set_result(None)
 
 
 own(globals())

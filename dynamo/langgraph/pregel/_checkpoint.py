@@ -125,14 +125,15 @@ def add_snapshots(
     """
     from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
-    versions = made["channel_versions"]
+    versions, values = made["channel_versions"], made["channel_values"]
     bumps: dict[str, tuple[Any, Any]] = {}
     for name in sorted(channels.keys() & set(wanted)):
         before = versions.get(name)
         if before is None or stored.get(name) == before:
             versions[name] = next_version(before, None)
             bumps[name] = before, versions[name]
-        made["channel_values"][name] = _DeltaSnapshot(channels[name].get())
+        values[name] = _DeltaSnapshot(channels[name].get())
+    made["channel_values"] = {name: values[name] for name in channels if name in values}  # in the order of channels
     if bumps:
         if isinstance(channels, _pregel.ChannelMap):
             channels.forget_top()

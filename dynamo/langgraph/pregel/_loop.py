@@ -355,7 +355,6 @@ class PregelLoop(SavingLoop):
 class SyncPregelLoop(PregelLoop):
     """A run in the calling thread; used as a context manager."""
 
-    at_end: Any = None  # called before the run waits for what is left
     take_cached = plainly(PregelLoop.from_cache)
     accept_push = plainly(PregelLoop.called)
     schedule_error_handler = plainly(PregelLoop.handled)
@@ -385,8 +384,6 @@ class SyncPregelLoop(PregelLoop):
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> bool:
         try:
-            if self.at_end is not None:
-                self.at_end()
             return bool(self._close(exc_value))
         finally:
             self.let_go(exc_value)

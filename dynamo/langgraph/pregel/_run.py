@@ -402,7 +402,7 @@ def stream(run: Run, *, eager: bool | None = None) -> Iterator[Any]:
     """Run, and give what is shown on the way."""
     eager = run.eager() if eager is None else eager
     seen = run.listen(eager)
-    for _ in _drive(run, seen, _waiter(run) if eager else None):
+    for _ in _drive(run, seen, run.queue.arrival if eager else None):
         yield from run.shown()
 
 
@@ -421,8 +421,6 @@ def _drive(run: Run, seen: Any, get_waiter: Any) -> Iterator[None]:
             if seen is None:
                 loop.run()
             else:
-                if get_waiter is not None:
-                    loop.at_end = run.queue.leave
                 yield from loop.steps(get_waiter)
         if seen is not None:
             yield
@@ -440,18 +438,6 @@ def _tell(run: Run, teller: Any) -> None:
     if teller is not None:
         for how, event in run.events():
             getattr(teller, how)(event)
-
-
-def _waiter(run: Run) -> Callable[[], Any]:
-    """Makes futures that are done when something has been shown; at most one is open at a time."""
-    open_: list[Any] = []
-
-    def get() -> Any:
-        if not open_ or open_[0].done():
-            open_[:] = [run.loop.submit(run.queue.wait)]
-        return open_[0]
-
-    return get
 
 
 # ------------------------------------------------------------------ in an event loop

@@ -194,7 +194,7 @@ class Superstep:
             prepared = ids.get(node)
             task_id = given or (prepared.pop(0) if prepared else self._made_up_id(INTERRUPT, nth))
             writes: list[tuple[str, Any]] = []
-            task = PregelTaskWrites((nth,) if several else (), node, writes, (INTERRUPT,))
+            task = PregelTaskWrites((INTERRUPT, nth), node, writes, (INTERRUPT,))
             yield ask(writers, "invoke", values, self._config_for(task, task_id, writes))
             ensure_message_ids(self.graph.channels, writes)
             tasks.append(task)
