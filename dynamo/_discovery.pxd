@@ -6,6 +6,7 @@ from dynamo.c_discovery cimport dyn_lease, dyn_store
 @cython.final
 cdef class Lease:
     cdef dyn_lease *ptr         # owned; NULL when revoked
+    cdef int generation         # of processes: it ends in the one that made it, also when its store is gone
     cdef object number
     cdef object __weakref__
     cpdef revoke(self)

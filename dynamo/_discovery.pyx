@@ -66,15 +66,14 @@ cdef class Lease:
         """Delete the keys of this lease. It cannot be used again."""
         cdef dyn_lease *ptr = self.ptr
         self.ptr = NULL
-        if ptr != NULL:
+        if ptr != NULL and self.generation == _generation:
             with nogil:
                 dyn_lease_revoke(ptr)
 
     def __dealloc__(self):
-        cdef dyn_lease *ptr = self.ptr
-        if ptr != NULL:
+        if self.ptr != NULL and self.generation == _generation:
             with nogil:
-                dyn_lease_revoke(ptr)
+                dyn_lease_revoke(self.ptr)
 
     def __enter__(self):
         return self
@@ -88,6 +87,7 @@ cdef class Lease:
 
 # ---- the store ------------------------------------------------------------------------------------------------------
 cdef dyn_store *_mem = NULL     # the one mem store of the process
+cdef int _generation = 0        # how many forks ago the first process was
 cdef object _open = weakref.WeakSet()
 
 
@@ -204,6 +204,7 @@ cdef class Store:
         cdef dyn_store *ptr = self.open_ptr()
         cdef Lease lease = Lease.__new__(Lease)
         check(dyn_lease_new(ptr, &lease.ptr))
+        lease.generation = _generation
         lease.number = dyn_lease_id(lease.ptr)
         self.leases.add(lease)
         return lease
@@ -466,6 +467,7 @@ cdef class Watch:
     cdef _Feed feed
     cdef Store store            # so that the store lives as long as it is watched
     cdef object loop
+    cdef str prefix
     cdef object __weakref__
 
     def __init__(self, Store store, str prefix):
@@ -477,6 +479,7 @@ cdef class Watch:
         cdef int rc
         self.loop = asyncio.get_running_loop()
         self.store = store
+        self.prefix = prefix
         feed.box = mailbox_of(self.loop)
         feed.changes = collections.deque()
         feed.state.owner = <void *>feed
@@ -491,6 +494,9 @@ cdef class Watch:
             Py_DECREF(feed)
             check(rc)
         self.feed = feed
+
+    def __repr__(self):
+        return f"Watch({self.prefix!r})"
 
     def __dealloc__(self):
         if self.feed is not None:
@@ -521,11 +527,12 @@ cdef class Watch:
 # ---- the ends of a process ------------------------------------------------------------------------------------------
 def _forget():
     # A child of fork has no loop thread: its parent's stores go on in the parent only.
-    global _mem
+    global _mem, _generation
     cdef Store store
     cdef Lease lease
     cdef Watch watch
     _mem = NULL
+    _generation += 1
     for item in list(_open):
         store = item
         store.ptr = NULL

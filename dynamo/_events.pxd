@@ -19,6 +19,7 @@ cdef class EventChannel:
     cdef readonly object dp_rank
     cdef readonly str subject
     cdef bint engine
+    cdef object __weakref__
     cdef dyn_event_pub *live(self) except NULL
 
 
@@ -35,6 +36,7 @@ cdef class EventSubscriber:
     cdef dyn_event_sub *ptr     # owned; NULL when closed
     cdef object lock            # held by whoever is in C without the GIL: close and remove wait for each other
     cdef dict owners            # id of a source -> what its callbacks use
+    cdef object __weakref__
 
 
 cdef class EventSource:

@@ -2,6 +2,7 @@
 """KV events: channels to publish them, subscribers that keep an index, queues and tables for those who look."""
 import _thread
 import os
+import weakref
 
 cimport cython
 from cpython.buffer cimport (
@@ -262,6 +263,7 @@ cdef class EventChannel:
         options.mirror_blocks = 0xFFFFFFFF if mirror_blocks is None else mirror_blocks
         options.batch_ms = batch_ms
         check(dyn_event_pub_new(&self.ptr, &options))
+        _open.add(self)
         self.engine = wire == "engine"
         self.publisher_id = publisher
         self.worker_id = worker
@@ -575,6 +577,7 @@ cdef class EventSubscriber:
         self.lock = _thread.allocate_lock()
         self.owners = {}
         check(dyn_event_sub_new(&self.ptr, max(1, int(real(silence, "silence") * 1000))))
+        _open.add(self)
 
     def __dealloc__(self):
         cdef dyn_event_sub *ptr = self.ptr
@@ -743,3 +746,21 @@ cdef class EventSource:
 
 
 dyn_only_library_makes(EventSource)
+
+
+# ---- fork ---------------------------------------------------------------------------------------------------------
+cdef object _open = weakref.WeakSet()
+
+
+def _forget():
+    # A child of fork has neither our threads nor their sockets: there all are closed, and their memory is left alone.
+    for one in list(_open):
+        if isinstance(one, EventChannel):
+            (<EventChannel>one).ptr = NULL
+        else:
+            (<EventSubscriber>one).ptr = NULL
+            (<EventSubscriber>one).lock = _thread.allocate_lock()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -419,7 +419,7 @@ cdef class Request(Receiver):
 
     def header(self, name, default=None):
         """One header field, without making the dict of all of them."""
-        cdef bytes raw = name.lower().encode("latin-1", "replace")
+        cdef bytes raw = utf8(name, "the name of a header").lower()
         cdef size_t length
         cdef const char *value = dyn_http_header(self.x, raw, &length)
         return default if value == NULL else value[:length].decode("latin-1")

@@ -127,6 +127,101 @@ def caller(pool_arguments: tuple[Any, ...] = ()) -> Any:
     return of("_runtime", "Caller")(of("_runtime", "Pool")(*pool_arguments), "a/b/c")
 
 
+def watch() -> Any:
+    return in_loop(lambda: of("_discovery", "Store")("mem").watch("v1/instances/"))
+
+
+def source() -> Any:
+    return of("_events", "EventSubscriber")().add(1, "tcp://127.0.0.1:1", some_tree())
+
+
+def request_seen() -> Any:
+    """A Request that a handler was given, and kept."""
+
+    async def main() -> Any:
+        seen = []
+
+        async def handler(request: Any) -> None:
+            seen.append(request)
+            request.respond(b"x", 200, "text/plain")
+
+        server = of("_http", "Server")()
+        server.route("GET", "/", handler)
+        server.start()
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET /?a=1 HTTP/1.1\r\nHost: x\r\nX-A: b\r\nConnection: close\r\n\r\n")
+        assert (await reader.read()).endswith(b"x")
+        writer.close()
+        await server.stop(1.0)
+        return seen[0]
+
+    return asyncio.run(main())
+
+
+def stream() -> Any:
+    """The ResponseStream of a call that nobody could take."""
+
+    async def main() -> Any:
+        made = caller()
+        made.put(1, "127.0.0.1:1/a/b/c")
+        out = made.call({}, 0, None, False, None)
+        try:
+            async for _ in out:
+                pass
+        except Exception:
+            return out
+
+    return asyncio.run(main())
+
+
+def serves(holder: Any) -> Any:
+    async def handler(request: Any, holder: Any = holder) -> None: ...
+
+    async def main() -> Any:
+        made = of("_http", "Server")()
+        made.route("GET", "/", handler)
+        await made.stop()  # until then C may call the handler
+        return made
+
+    return asyncio.run(main())
+
+
+def simulates(holder: Any) -> Any:
+    def make() -> Any:
+        made = of("_mocker", "MockerEngine")(asyncio.get_running_loop(), on_stored=lambda *_, h=holder: None)
+        made.shutdown()
+        return made
+
+    return in_loop(make)
+
+
+def knows(holder: Any) -> Any:
+    made = caller()
+    made.put(1, "127.0.0.1:1", holder)
+    return made
+
+
+def loop_core(holder: Any) -> Any:
+    made = of("_superstep", "LoopCore")()
+    made.config = holder
+    return made
+
+
+def scratchpad(holder: Any = None) -> Any:
+    def call(*_: Any, holder: Any = holder) -> int:
+        return 0
+
+    return of("_pregel", "PregelScratchpad")(
+        step=0,
+        stop=1,
+        call_counter=call,
+        interrupt_counter=call,
+        get_null_resume=call,
+        resume=[holder],
+        subgraph_counter=call,
+    )
+
+
 def annotated(data: Any) -> Any:
     return of("_runtime", "Annotated")(data)
 
@@ -143,11 +238,11 @@ def hash_of_many() -> Callable[[], Any]:
 
 
 ROWS: dict[str, Row] = {
-    "_channels.Barrier": Row(inside=True),
-    "_channels.Guarded": Row(inside=True),
-    "_channels.Held": Row(inside=True),
+    "_channels.Barrier": Row(inside=True, cycle=lambda holder: of("_channels", "NamedBarrierValue")(holder, {"a"})),
+    "_channels.Guarded": Row(inside=True, cycle=lambda holder: of("_channels", "EphemeralValue")(holder)),
+    "_channels.Held": Row(inside=True, cycle=lambda holder: of("_channels", "LastValue")(holder)),
     "_channels.Native": Row(inside=True),
-    "_discovery.Lease": Row(),
+    "_discovery.Lease": Row(lambda: of("_discovery", "Store")("mem").lease()),
     "_discovery.Store": Row(
         lambda: of("_discovery", "Store")("mem"),
         wrong=(
@@ -158,7 +253,14 @@ ROWS: dict[str, Row] = {
         ),
         refused=(lambda: of("_discovery", "Store")("nowhere"),),
     ),
-    "_discovery.Watch": Row(wrong=(lambda w: of("_discovery", "Watch")(w, ""),)),
+    "_discovery.Watch": Row(
+        watch,
+        wrong=(
+            lambda w: of("_discovery", "Watch")(w, ""),
+            lambda w: in_loop(lambda: of("_discovery", "Store")("mem").watch(w)),
+        ),
+        refused=(lambda: in_loop(lambda: of("_discovery", "Store")("mem").watch("a/")),),
+    ),
     "_dtype.DType": Row(
         lambda: of("_dtype", "DType").bfloat16(),
         value=True,
@@ -175,7 +277,7 @@ ROWS: dict[str, Row] = {
     "_events.EventQueue": Row(
         lambda: of("_events", "EventQueue")(4), wrong=(lambda w: of("_events", "EventQueue")(w),)
     ),
-    "_events.EventSource": Row(),
+    "_events.EventSource": Row(source),
     "_events.EventSubscriber": Row(
         lambda: of("_events", "EventSubscriber")(),
         wrong=(
@@ -208,7 +310,10 @@ ROWS: dict[str, Row] = {
         refused=(lambda: of("_frames", "MessageCredits")(16, 0),),
     ),
     "_hash.Tokens": Row(inside=True, long=hash_of_many),
-    "_http.Request": Row(),
+    "_http.Request": Row(
+        request_seen,
+        wrong=(lambda w: request_seen().header(w), lambda w: request_seen().respond(w, 200)),
+    ),
     "_http.Route": Row(inside=True),
     "_http.Server": Row(
         lambda: of("_http", "Server")(),
@@ -221,6 +326,7 @@ ROWS: dict[str, Row] = {
             lambda w: of("_http", "Server")().route_metrics("/", w),
         ),
         refused=(lambda: of("_http", "Server")(port=70000),),
+        cycle=serves,
     ),
     "_index.ApproxTree": Row(
         lambda: of("_index", "ApproxTree")(),
@@ -262,12 +368,14 @@ ROWS: dict[str, Row] = {
     "_metrics.Gauge": Row(
         lambda: of("_metrics", "Registry")().gauge("a"),
         wrong=(lambda w: of("_metrics", "Registry")().gauge("a").set(w),),
+        refused=(lambda: of("_metrics", "Registry")().gauge("a", "", ["0"]),),
     ),
     "_metrics.Histogram": Row(
         lambda: of("_metrics", "Registry")().histogram("a"),
         wrong=(lambda w: of("_metrics", "Registry")().histogram("a").observe(w),),
+        refused=(lambda: of("_metrics", "Registry")().histogram("a", "", buckets=[2.0, 1.0]),),
     ),
-    "_metrics.Metric": Row(),
+    "_metrics.Metric": Row(),  # what the three above have in common
     "_metrics.Registry": Row(
         lambda: of("_metrics", "Registry")(),
         wrong=(
@@ -283,18 +391,25 @@ ROWS: dict[str, Row] = {
             lambda w: in_loop(lambda: of("_mocker", "MockerEngine")(asyncio.get_running_loop()).submit(w, 1)),
         ),
         refused=(lambda: in_loop(lambda: of("_mocker", "MockerEngine")(asyncio.get_running_loop(), blocks=0)),),
+        cycle=simulates,
     ),
     "_mocker.MockerStream": Row(inside=True),
-    "_pregel.ChannelMap": Row(inside=True),
+    "_pregel.ChannelMap": Row(inside=True, cycle=lambda holder: of("_pregel", "ChannelMap")(a=holder)),
     "_pregel.Counter": Row(inside=True),
     "_pregel.LocalRead": Row(inside=True),
     "_pregel.NodePlan": Row(inside=True),
     "_pregel.NullResume": Row(inside=True),
-    "_pregel.PregelScratchpad": Row(inside=True),
+    "_pregel.PregelScratchpad": Row(scratchpad, inside=True, cycle=scratchpad),
     "_pregel.Preparer": Row(inside=True),
     "_pregel.Shape": Row(inside=True),
     "_quill.Call": Row(inside=True, sealed=True),
-    "_quill.Channel": Row(inside=True),
+    "_quill.Channel": Row(
+        lambda: of("_quill", "Channel")("http://127.0.0.1:1", print),
+        inside=True,
+        wrong=(lambda w: of("_quill", "Channel")(w, print),),
+        refused=(lambda: of("_quill", "Channel")("nowhere", print),),
+        cycle=lambda holder: of("_quill", "Channel")("http://127.0.0.1:1", lambda *_: holder),
+    ),
     "_quill.Hub": Row(inside=True),
     "_quill.Stream": Row(inside=True, sealed=True),
     "_quill_stream.RequestStream": Row(inside=True),
@@ -313,17 +428,19 @@ ROWS: dict[str, Row] = {
     "_router.Turn": Row(inside=True),
     "_runtime.Annotated": Row(lambda: annotated({"a": 1}), value=True, cycle=annotated),
     "_runtime.Caller": Row(
-        caller, inside=True, wrong=(lambda w: of("_runtime", "Caller")(w, ""), lambda w: caller().put(w, "x"))
+        caller,
+        inside=True,
+        wrong=(lambda w: of("_runtime", "Caller")(w, ""), lambda w: caller().put(w, "x")),
+        cycle=knows,
     ),
     "_runtime.Context": Row(
         lambda: of("_runtime", "Context")("id"),
         wrong=(lambda w: of("_runtime", "Context")(w), lambda w: of("_runtime", "Context")("a", w)),
-        value=False,
     ),
     "_runtime.Handling": Row(inside=True),
     "_runtime.Pool": Row(lambda: of("_runtime", "Pool")(), inside=True, wrong=(lambda w: of("_runtime", "Pool")(w),)),
     "_runtime.Port": Row(inside=True),
-    "_runtime.ResponseStream": Row(),
+    "_runtime.ResponseStream": Row(stream),
     "_runtime.Server": Row(
         lambda: of("_runtime", "Server")(),
         inside=True,
@@ -336,8 +453,8 @@ ROWS: dict[str, Row] = {
     "_superstep.Door": Row(inside=True),
     "_superstep.Gang": Row(inside=True),
     "_superstep.Inside": Row(inside=True),
-    "_superstep.LoopCore": Row(inside=True),
-    "_superstep.Step": Row(inside=True),
+    "_superstep.LoopCore": Row(inside=True, cycle=loop_core),
+    "_superstep.Step": Row(inside=True, cycle=lambda holder: of("_superstep", "Step")(0, holder)),
     "_tensor.Tensor": Row(
         tensor,
         value=True,
