@@ -450,6 +450,7 @@ ROWS: dict[str, Row] = {
     "_serve.Answer": Row(inside=True),
     "_serve.Booking": Row(inside=True),
     "_serve.RouterBooking": Row(inside=True, wrong=(lambda w: of("_serve", "RouterBooking")(w, 1),)),
+    "_shared_channel.SharedChannel": Row(inside=True),
     "_superstep.Door": Row(inside=True),
     "_superstep.Gang": Row(inside=True),
     "_superstep.Inside": Row(inside=True),
