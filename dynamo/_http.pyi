@@ -120,6 +120,13 @@ class Request(Receiver):
         content_type: str = "text/plain; charset=utf-8",
         headers: _Headers | None = None,
     ) -> bool: ...
+    def respond_pieces(
+        self,
+        pieces: list[Any],
+        status: int = 200,
+        content_type: str = "application/octet-stream",
+        headers: _Headers | None = None,
+    ) -> bool: ...
     def respond_json(self, value: Any, status: int = 200, headers: _Headers | None = None) -> bool: ...
     def fail(
         self,

@@ -5,6 +5,7 @@ import logging
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer, PyBUF_SIMPLE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport UINT32_MAX, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
@@ -23,12 +24,12 @@ from dynamo.c_http cimport (
     DYN_HTTP_REPLACE, dyn_http_abort, dyn_http_begin, dyn_http_begun, dyn_http_body, dyn_http_closed,
     dyn_http_commit, dyn_http_congested, dyn_http_end, dyn_http_event_from_mail, dyn_http_exchange,
     dyn_http_exchange_unref, dyn_http_fail, dyn_http_from_mail, dyn_http_header, dyn_http_header_at,
-    dyn_http_header_count, dyn_http_method, dyn_http_path, dyn_http_peer, dyn_http_pending, dyn_http_query,
-    dyn_http_read, dyn_http_request_id, dyn_http_reserve, dyn_http_respond, dyn_http_route_mail,
-    dyn_http_route_metrics, dyn_http_route_static, dyn_http_server_free, dyn_http_server_listen,
-    dyn_http_server_new, dyn_http_server_stats, dyn_http_server_stop, dyn_http_set_header, dyn_http_settings,
-    dyn_http_started_ns, dyn_http_stats, dyn_http_unroute, dyn_http_unwatch_mail, dyn_http_watch_mail,
-    dyn_http_write)
+    dyn_http_header_count, dyn_http_method, dyn_http_path, dyn_http_peer, dyn_http_pending, dyn_http_piece,
+    dyn_http_query, dyn_http_read, dyn_http_request_id, dyn_http_reserve, dyn_http_respond, dyn_http_respond_pieces,
+    dyn_http_route_mail, dyn_http_route_metrics, dyn_http_route_static, dyn_http_server_free,
+    dyn_http_server_listen, dyn_http_server_new, dyn_http_server_stats, dyn_http_server_stop, dyn_http_set_header,
+    dyn_http_settings, dyn_http_started_ns, dyn_http_stats, dyn_http_unroute, dyn_http_unwatch_mail,
+    dyn_http_watch_mail, dyn_http_write)
 from dynamo.c_mailbox cimport dyn_mail, dyn_mailbox, dyn_mailbox_put, dyn_mailbox_ref, dyn_mailbox_unref
 
 from dynamo.errors import Cancelled, DynamoError, InvalidArgument, NotFound, Overloaded, RequestTimeout, Unavailable
@@ -37,6 +38,7 @@ _log = logging.getLogger("dynamo.http")
 
 cdef enum:
     READ_BYTES = 64 * 1024
+    HELD_BYTES = 64 * 1024     # copying less than this is cheaper than being told when it is sent
 
 
 cdef uint32_t milliseconds(object seconds) except? 0:
@@ -48,14 +50,27 @@ cdef uint32_t milliseconds(object seconds) except? 0:
     return <uint32_t>min(max(ms, 1.0), 4e9)
 
 
-# The stop of a server, told by mail; freed by whoever takes it.
-cdef class _Stopped(Receiver):
+# Something that a thread of C says once, by mail; who gets it frees it.
+cdef class _Told(Receiver):
     cdef dyn_mail mail
     cdef dyn_mailbox *box
-    cdef object future
 
     def __dealloc__(self):
         dyn_mailbox_unref(self.box)
+
+    cdef int expect(self, object loop) except -1:
+        cdef Mailbox box = mailbox_of(loop)
+        self.box = dyn_mailbox_ref(box.ptr)
+        self.mail.owner = <void *>self
+        self.mail.drop = keep_mail
+        self.mail.next = <dyn_mail *>box.ptr
+        Py_INCREF(self)              # given back by its mail
+        return 0
+
+
+# The stop of a server.
+cdef class _Stopped(_Told):
+    cdef object future
 
     cdef void on_mail(self, dyn_mail *mail) noexcept:
         if not self.future.done():
@@ -67,7 +82,37 @@ cdef void keep_mail(dyn_mail *mail) noexcept nogil:
     pass
 
 
-cdef void tell_stopped(void *user) noexcept nogil:
+# The buffers of an answer that is sent from where they lie. A loop that is closed before that keeps them for ever.
+cdef class _Held(_Told):
+    cdef Py_buffer *views
+    cdef dyn_http_piece *pieces
+    cdef size_t count
+
+    def __dealloc__(self):
+        cdef size_t i
+        for i in range(self.count):
+            PyBuffer_Release(&self.views[i])
+        PyMem_Free(self.views)
+        PyMem_Free(self.pieces)
+
+    cdef int take(self, list buffers) except -1:
+        cdef size_t room = len(buffers) or 1
+        self.views = <Py_buffer *>PyMem_Malloc(room * sizeof(Py_buffer))
+        self.pieces = <dyn_http_piece *>PyMem_Malloc(room * sizeof(dyn_http_piece))
+        if self.views == NULL or self.pieces == NULL:
+            raise MemoryError()
+        for buffer in buffers:
+            PyObject_GetBuffer(buffer, &self.views[self.count], PyBUF_SIMPLE)
+            self.pieces[self.count].data = self.views[self.count].buf
+            self.pieces[self.count].length = self.views[self.count].len
+            self.count += 1
+        return 0
+
+    cdef void on_mail(self, dyn_mail *mail) noexcept:
+        Py_DECREF(self)
+
+
+cdef void tell(void *user) noexcept nogil:
     cdef dyn_mail *mail = <dyn_mail *>user
     # The mail is a member of its owner; its box is remembered in `next` until it is put.
     dyn_mailbox_put(<dyn_mailbox *>mail.next, mail)
@@ -206,22 +251,16 @@ cdef class Server:
         """Accept nothing more, let running requests end for `grace` seconds (None: as long as it takes), then close."""
         cdef uint32_t ms = milliseconds(grace) if grace is None or grace > 0 else 1
         cdef _Stopped stopped
-        cdef Mailbox box
         cdef int rc
         if self.ptr == NULL:
             return
         if self.stopped is None:
             loop = asyncio.get_running_loop()
-            box = mailbox_of(loop)
             stopped = _Stopped.__new__(_Stopped)
             stopped.future = loop.create_future()
-            stopped.box = dyn_mailbox_ref(box.ptr)
-            stopped.mail.owner = <void *>stopped
-            stopped.mail.drop = keep_mail
-            stopped.mail.next = <dyn_mail *>box.ptr
-            Py_INCREF(stopped)       # given back by its mail
+            stopped.expect(loop)
             with nogil:
-                rc = dyn_http_server_stop(self.ptr, ms, tell_stopped, &stopped.mail)
+                rc = dyn_http_server_stop(self.ptr, ms, tell, &stopped.mail)
             if rc < 0:
                 Py_DECREF(stopped)
             check(rc)
@@ -497,6 +536,8 @@ cdef class Request(Receiver):
         if isinstance(body, str):
             body = body.encode()
         raw_type = content_type.encode("latin-1")
+        if type(body) is bytes and PyBytes_GET_SIZE(body) >= HELD_BYTES:
+            return self.respond_pieces([body], status, content_type)
         if type(body) is bytes:
             data = body
             rc = dyn_http_respond(self.x, status, raw_type, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
@@ -504,6 +545,28 @@ cdef class Request(Receiver):
             PyObject_GetBuffer(body, &view, PyBUF_SIMPLE)
             rc = dyn_http_respond(self.x, status, raw_type, view.buf, view.len)
             PyBuffer_Release(&view)
+        if rc == DYN_ECLOSED:
+            dyn_error_clear()
+            return False
+        check(rc)
+        return True
+
+    def respond_pieces(self, list pieces not None, int status=200, content_type="application/octet-stream",
+                       headers=None):
+        """Answer completely with the bytes of these buffers, one behind the other. False when the client is gone.
+
+        They are sent from where they lie, without a copy, and held until the kernel has them: do not change them.
+        """
+        cdef bytes raw_type = content_type.encode("latin-1")
+        cdef _Held held = _Held.__new__(_Held)
+        cdef int rc
+        if headers is not None:
+            self.put_headers(headers)
+        held.take(pieces)
+        held.expect(self.loop)
+        rc = dyn_http_respond_pieces(self.x, status, raw_type, held.pieces, held.count, tell, &held.mail)
+        if rc < 0:
+            Py_DECREF(held)
         if rc == DYN_ECLOSED:
             dyn_error_clear()
             return False

@@ -530,6 +530,86 @@ static void a_graceful_stop_lets_answers_end(void)
     }
 }
 
+static int fail_allocations_here(void *arg)
+{
+    dyn__fail_after = *(int *)arg;
+    return DYN_OK;
+}
+
+/* ---- answers that are not copied ------------------------------------------------------------------- */
+
+enum { PIECES = 3000, LENT = 4096 };
+static char owned[LENT];
+static atomic_int released;
+static void note_released(void *user)
+{
+    CHECK(user == owned);
+    released++;
+}
+static void lend(void *user, dyn_http_exchange *x)
+{
+    static dyn_http_piece pieces[PIECES];
+    (void)user;
+    for (int i = 0; i < PIECES; i++) pieces[i] = (dyn_http_piece){owned, i % 3 != 1 ? LENT : 0};
+    int rc = dyn_http_respond_pieces(x, 99, "text/plain", pieces, PIECES, note_released, owned);
+    CHECK(rc == DYN_EINVAL || rc == DYN_ENOMEM);
+    rc = dyn_http_respond_pieces(x, 200, "text/plain", pieces, PIECES, note_released, owned);
+    CHECK(rc == DYN_OK || rc == DYN_ENOMEM);
+    if (rc < 0) { /* the next one might get through */
+        dyn_http_exchange_unref(x);
+        return;
+    }
+    int again = dyn_http_respond_pieces(x, 200, NULL, pieces, 1, note_released, owned);
+    CHECK(again == DYN_EBUSY || again == DYN_ENOMEM);
+    memset(pieces, 0, sizeof(pieces));
+    dyn_http_exchange_unref(x);
+}
+
+static void lent_pieces_are_sent_and_given_back(void)
+{
+    static char body[PIECES * LENT];
+    size_t want = (size_t)PIECES / 3 * 2 * LENT, length = 0;
+    memset(owned, 'o', sizeof(owned));
+    released = 0;
+    start(NULL);
+    CHECK_EQ(dyn_http_route(server, "GET", "/lend", 0, lend, NULL), DYN_OK);
+    int fd = dial();
+    send_text(fd,
+              "GET /live HTTP/1.1\r\nHost: x\r\n\r\nGET /lend HTTP/1.1\r\nHost: x\r\n\r\nHEAD /lend HTTP/1.1\r\nHost: "
+              "x\r\nConnection: close\r\n\r\n");
+    usleep(20000); /* the kernel takes some, the rest waits */
+    for (ssize_t n; (n = recv(fd, body + length, sizeof(body) - length, 0)) > 0;) length += (size_t)n;
+    char *at = strstr(body, "Content-Length: 8192000\r\n");
+    CHECK(at != NULL && (at = strstr(at, "\r\n\r\n")) != NULL);
+    if (at == NULL) return;
+    at += 4;
+    size_t same = 0;
+    while (same < want && at[same] == 'o') same++;
+    CHECK_EQ(same, want);
+    CHECK(strncmp(at + want, "HTTP/1.1 200 OK\r\n", 17) == 0);
+    CHECK(within_5s(&released, 2));
+    close(fd);
+    fd = dial(); /* nobody reads: it is given back when the connection is cut */
+    send_text(fd, "GET /lend HTTP/1.1\r\nHost: x\r\n\r\n");
+    usleep(20000);
+    close(fd);
+    CHECK(within_5s(&released, 3));
+    for (int nth = 0; nth < 12; nth++) {
+        int never = -1, before = released;
+        fd = dial();
+        CHECK_EQ(dyn_loop_run(loop, fail_allocations_here, &nth), DYN_OK);
+        send_text(fd, "GET /lend HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        struct pollfd ready = {.fd = fd, .events = POLLIN};
+        poll(&ready, 1, 300);
+        CHECK_EQ(dyn_loop_run(loop, fail_allocations_here, &never), DYN_OK);
+        length = 0;
+        for (ssize_t n; (n = recv(fd, body, sizeof(body), 0)) > 0;) length += (size_t)n;
+        if (length > want) CHECK_EQ(released, before + 1);
+        close(fd);
+    }
+    stop();
+}
+
 /* ---- bodies that come while their handler runs ---------------------------------------------------- */
 
 #define LIVE "POST /live-body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -772,12 +852,6 @@ static void requests_and_events_travel_by_mail(void)
 
 /* ---- memory ------------------------------------------------------------------------------------- */
 
-static int fail_allocations_here(void *arg)
-{
-    dyn__fail_after = *(int *)arg;
-    return DYN_OK;
-}
-
 static void failing_allocations_cost_an_answer_never_the_server(void)
 {
     static const char request[] = POST "A: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\nE: 5\r\nF: 6\r\nG: 7\r\nH: 8\r\nI: 9\r\nJ: "
@@ -823,6 +897,7 @@ TEST_MAIN(TEST(requests_on_one_connection_are_answered_in_order), TEST(a_stream_
           TEST(slow_clients_are_told_or_cut), TEST(a_client_that_never_reads_costs_bounded_memory_and_is_cut),
           TEST(congestion_ends_with_a_drain), TEST(a_half_closed_client_gets_its_answer_and_a_gone_one_is_told),
           TEST(too_many_connections_are_told), TEST(a_graceful_stop_lets_answers_end),
-          TEST(a_live_body_is_read_and_answered_as_it_comes), TEST(a_live_body_that_is_not_read_waits_in_its_sender),
-          TEST(an_answer_may_end_before_the_request), TEST(a_live_body_that_breaks_is_told),
-          TEST(requests_and_events_travel_by_mail), TEST(failing_allocations_cost_an_answer_never_the_server))
+          TEST(lent_pieces_are_sent_and_given_back), TEST(a_live_body_is_read_and_answered_as_it_comes),
+          TEST(a_live_body_that_is_not_read_waits_in_its_sender), TEST(an_answer_may_end_before_the_request),
+          TEST(a_live_body_that_breaks_is_told), TEST(requests_and_events_travel_by_mail),
+          TEST(failing_allocations_cost_an_answer_never_the_server))

@@ -316,6 +316,21 @@ static void pieces(void *user, dyn_http_exchange *x)
     dyn_http_exchange_unref(x);
 }
 
+static void let_go(void *user)
+{
+    *(atomic_int *)user += 1;
+}
+static atomic_int released;
+static void lend(void *user, dyn_http_exchange *x)
+{
+    static char lent[100000];
+    dyn_http_piece pieces[20];
+    (void)user;
+    for (size_t i = 0; i < DYN__COUNT(pieces); i++) pieces[i] = (dyn_http_piece){lent, sizeof(lent)};
+    dyn_http_respond_pieces(x, 200, NULL, pieces, DYN__COUNT(pieces), let_go, &released);
+    dyn_http_exchange_unref(x);
+}
+
 static void open_house(house *self)
 {
     make_certificates();
@@ -330,6 +345,7 @@ static void open_house(house *self)
     CHECK_EQ(dyn_http_server_new(&self->server, self->loop, &settings), DYN_OK);
     CHECK_EQ(dyn_http_route(self->server, "POST", "/echo", 0, echo, NULL), DYN_OK);
     CHECK_EQ(dyn_http_route(self->server, "POST", "/pieces", 0, pieces, NULL), DYN_OK);
+    CHECK_EQ(dyn_http_route(self->server, "POST", "/lend", 0, lend, NULL), DYN_OK);
     CHECK_EQ(dyn_http_server_listen(self->server, NULL, 0, &port), DYN_OK);
     snprintf(url, sizeof(url), "https://127.0.0.1:%u", port);
     CHECK_EQ(dyn_http_client_new(&self->client, url, &limits), DYN_OK);
@@ -372,9 +388,11 @@ static void a_server_speaks_it(void)
     open_house(&h);
     for (size_t i = 0; i < DYN__COUNT(sizes); i++) CHECK_EQ(post(&h, "/echo", sizes[i], 20000), sizes[i]);
     CHECK_EQ(post(&h, "/pieces", 3, 20000), 10000);
+    CHECK_EQ(post(&h, "/lend", 3, 20000), 2000000);
     dyn_http_client_stats_read(h.client, &stats);
     CHECK_EQ(stats.opened, 1);
     close_house(&h);
+    CHECK_EQ(released, 1);
 }
 
 static int fail_allocations_here(void *arg)

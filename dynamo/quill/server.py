@@ -38,6 +38,7 @@ _log = logging.getLogger("dynamo.quill")
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 _END, _CANCEL = 2, 4
 _COMPRESS_FROM = 1024
+_HELD_FROM = 16384  # of a tensor; below that a copy costs less
 _PROTO, _JSON, _PROBLEM = "application/proto", "application/json", "application/problem+json"
 _LONGEST_MS = 3_600_000
 
@@ -161,7 +162,8 @@ class QuillServer:
             ``POST /{service}/{method}``
         request : type, optional
             What the handler gets: `Tensor` or `TokenBatch`, decoded from their frames and bytes; any type that msgspec
-            can make from JSON. Without it bytes, or the decoded value when the client sent JSON.
+            can make from JSON; `memoryview`: the body where it lies, without a copy. Without it bytes, or the decoded
+            value when the client sent JSON.
         stream_request : bool
             The handler gets a `RequestStream` of messages, and starts when the header of the request is there: for
             `QuillClient.upload_stream` and, as a generator that answers while the request goes on,
@@ -170,7 +172,8 @@ class QuillServer:
             For this method, in place of the server's.
 
         The handler gives bytes, a `Tensor`, a `TokenBatch`, or what msgspec can put into JSON. A client that accepts
-        only JSON gets the items of a stream as one list.
+        only JSON gets the items of a stream as one list. A `Tensor` that is the whole answer is sent from its own
+        memory: give a copy of one that changes afterwards.
         """
         for what, name in (("service", service), ("method", method)):
             if not isinstance(name, str) or not _NAME.match(name):
@@ -366,6 +369,8 @@ class QuillServer:
         return self._decoded(method, _content(x), decompress(x, self._max_body) if _is_packed(x) else x)
 
     def _decoded(self, method: _Method, content: str, body: Any) -> Any:
+        if method.type is memoryview:
+            return memoryview(body)
         if content == _JSON:
             import msgspec
 
@@ -392,8 +397,12 @@ class QuillServer:
         return incoming(x, loop, decode, lambda: end(499), credits)
 
     def _answer(self, x: Request, value: Any) -> None:
+        packs = "zstd" in (x.header("accept-encoding") or "")
+        if not packs and getattr(value, "size_bytes", 0) >= _HELD_FROM and hasattr(value, "to_frames"):
+            x.respond_pieces(value.to_frames(), 200, _PROTO)
+            return
         body, kind = _encoded(value)
-        if len(body) > _COMPRESS_FROM and "zstd" in (x.header("accept-encoding") or ""):
+        if packs and len(body) > _COMPRESS_FROM:
             packed = compress(body)
             if len(packed) < len(body):
                 x.respond(packed, 200, kind, {"Content-Encoding": "zstd"})

@@ -181,6 +181,51 @@ def test_tensors_and_tokens_are_arguments_and_results(client):
     assert caught.value.status == 400
 
 
+def test_large_answers_are_sent_from_where_they_lie():
+    """Without a copy, held until they are sent, given back then: also when the client leaves, or asks for HEAD."""
+    import gc
+    import weakref
+
+    server = quill.QuillServer()
+    made = []
+
+    @server.method("t.S", "Large", request=memoryview)
+    async def large(request):
+        assert isinstance(request, memoryview) and request.readonly
+        tensor = quill.Tensor(np.arange(int(bytes(request)), dtype=np.float32))
+        made.append(weakref.ref(tensor))
+        return tensor
+
+    @server.method("t.S", "Bytes")
+    async def large_bytes(request):
+        return b"x" * int(request)
+
+    def gone():
+        deadline = time.monotonic() + 10
+        while any(ref() is not None for ref in made) and time.monotonic() < deadline:
+            gc.collect()
+            time.sleep(0.01)
+        return all(ref() is None for ref in made)
+
+    with server:
+        client = quill.QuillClient(server.address)
+        for count in (10, 5000, 100_000, 4_000_000):
+            got = quill.Tensor.from_frames(client.call("t.S", "Large", b"%d" % count))
+            assert np.array_equal(got.to_numpy(), np.arange(count, dtype=np.float32))
+        for size in (65535, 65536, 10_000_000):
+            assert client.call("t.S", "Bytes", b"%d" % size) == b"x" * size
+        assert gone()
+        made.clear()
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                slow = quill.QuillClient(server.address, max_response_bytes=1 << 30)
+                slow.call("t.S", "Large", b"20000000", timeout_ms=1)
+        plain = {"accept-encoding": "identity"}
+        with httpx.stream("POST", f"{server.address}/t.S/Large", content=b"20000000", headers=plain) as answer:
+            assert int(answer.headers["content-length"]) > 80_000_000
+        assert gone()
+
+
 def test_plain_functions_run_in_threads(client):
     assert client.call_json("t.S", "Plain", [1, 2])["thread"] not in ("MainThread", "quill-server")
     assert list(client.call_stream("t.S", "PlainCount", b"20")) == [b"%d" % i for i in range(20)]

@@ -158,6 +158,16 @@ DYN_API int dyn_http_set_header(dyn_http_exchange *self, const char *name, const
  * errors DYN_ECLOSED (the client is gone), DYN_EBUSY (answered already), DYN_EINVAL (status not 200..599),
  * DYN_ENOMEM. */
 DYN_API int dyn_http_respond(dyn_http_exchange *self, int status, const char *type, const void *body, size_t length);
+/* The same without a copy: the body is these pieces, one after the other.
+ * pieces   the list is borrowed for the call, the bytes of each until `release(user)`. That is called once, on any
+ *          thread, when the kernel has the last of them or nobody wants them any more; not when this fails.
+ * errors   as dyn_http_respond(). */
+typedef struct dyn_http_piece {
+    const void *data;
+    size_t length;
+} dyn_http_piece;
+DYN_API int dyn_http_respond_pieces(dyn_http_exchange *self, int status, const char *type, const dyn_http_piece *pieces,
+                                    size_t count, void (*release)(void *user), void *user);
 /* Answer with {"error": {...}} in OpenAI's shape; `type` NULL: chosen by status; `param` and `code` may be NULL. */
 DYN_API int dyn_http_fail(dyn_http_exchange *self, int status, const char *message, const char *type, const char *param,
                           const char *code);

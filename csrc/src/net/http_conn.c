@@ -27,6 +27,7 @@ static void on_closed(uv_handle_t *handle)
     dyn__bytes_free(&self->out_flight);
     dyn__bytes_free(&self->flight);
     dyn__bytes_free(&self->sealed);
+    dyn__http_let_go(self->held);
     dyn_tls_free(self->tls);
     dyn__free(self);
     dyn__http_server_conn_gone(server);
@@ -46,7 +47,10 @@ static void detach(dyn__http_conn *self, bool complete)
     x->conn = NULL;
     x->in_flight = 0;
     dyn__bytes_free(&x->pending);
+    dyn__http_held *held = x->held;
+    x->held = NULL;
     pthread_mutex_unlock(&x->lock);
+    dyn__http_let_go(held);
     if (x->events != NULL && x->events->on_done != NULL) x->events->on_done(x->events_user);
     if (route != NULL) dyn__http_route_unref(route);
     dyn__http_exchange_unref(x);
@@ -577,7 +581,8 @@ static void absorb(dyn__http_conn *self)
     if (self->state != DYN__BUSY || self->live || self->closing || self->writing || self->out.length > DYN__HTTP_KEEP)
         return;
     pthread_mutex_lock(&x->lock);
-    bool whole = x->ended && !x->aborted && x->keep_alive && x->raw == x->pending.length && !x->chunked;
+    bool whole =
+        x->ended && !x->aborted && x->keep_alive && x->raw == x->pending.length && !x->chunked && x->held == NULL;
     if (whole && (whole = dyn__bytes_need(&self->out, x->pending.length) == DYN_OK))
         dyn__bytes_put(&self->out, x->pending.data, x->pending.length);
     pthread_mutex_unlock(&x->lock);
@@ -701,7 +706,31 @@ static const char last_chunk[] = "\r\n0\r\n\r\n";
 
 static void add(dyn__http_conn *self, const char *data, size_t length)
 {
-    if (length > 0) self->bufs[self->buf_count++] = uv_buf_init((char *)(uintptr_t)data, (unsigned)length);
+    if (length == 0) return;
+    self->bufs[self->buf_count].base = (char *)(uintptr_t)data; /* uv_buf_init() takes 32 bits of length */
+    self->bufs[self->buf_count++].len = length;
+}
+
+/* A body that lies elsewhere, behind what is in bufs. */
+static void add_held(dyn__http_conn *self, dyn__http_held *held)
+{
+    size_t front = DYN__HTTP_HELD_FRONT - self->buf_count;
+    assert(self->buf_at == 0 && self->buf_count <= DYN__HTTP_HELD_FRONT);
+    memcpy(held->bufs + front, self->bufs, self->buf_count * sizeof(*self->bufs));
+    self->bufs = held->bufs;
+    self->buf_at = front;
+    self->buf_count = DYN__HTTP_HELD_FRONT + held->count;
+    self->held = held;
+}
+
+/* All of bufs is sent. */
+static void empty_bufs(dyn__http_conn *self)
+{
+    dyn__http_held *held = self->held;
+    self->held = NULL;
+    self->bufs = self->own_bufs;
+    self->buf_at = self->buf_count = 0;
+    dyn__http_let_go(held);
 }
 
 /* Chunk framing around `data`. */
@@ -737,7 +766,7 @@ static int seal(dyn__http_conn *self)
 {
     size_t done = 0;
     int rc = DYN_OK;
-    for (unsigned i = self->buf_at; self->shaken && i < self->buf_count && done < SEAL && rc == DYN_OK; i++) {
+    for (size_t i = self->buf_at; self->shaken && i < self->buf_count && done < SEAL && rc == DYN_OK; i++) {
         size_t part = self->bufs[i].len < SEAL - done ? self->bufs[i].len : SEAL - done;
         rc = dyn_tls_write(self->tls, self->bufs[i].base, part);
         done += part;
@@ -752,7 +781,7 @@ static void send_on(dyn__http_conn *self)
 {
     for (;;) {
         uv_buf_t sealed, *bufs = self->bufs + self->buf_at;
-        unsigned n = self->buf_count - self->buf_at;
+        size_t n = self->buf_count - self->buf_at;
         if (self->tls != NULL) {
             if (seal(self) < 0) {
                 dyn_error_clear();
@@ -764,14 +793,14 @@ static void send_on(dyn__http_conn *self)
             n = sealed.len > 0;
         }
         if (n == 0) {
-            self->buf_at = self->buf_count = 0;
+            empty_bufs(self);
             if (self->state != DYN__LINGER) all_sent(self);
             return;
         }
         size_t total = 0;
-        for (unsigned i = 0; i < n; i++) total += bufs[i].len;
+        for (size_t i = 0; i < n; i++) total += bufs[i].len;
         atomic_fetch_add_explicit(&self->server->bytes_out, total, memory_order_relaxed);
-        int sent = uv_try_write((uv_stream_t *)&self->tcp, bufs, n);
+        int sent = uv_try_write((uv_stream_t *)&self->tcp, bufs, (unsigned)n);
         if (sent == UV_EAGAIN) sent = 0;
         if (sent < 0) {
             dyn__http_conn_close(self);
@@ -788,7 +817,7 @@ static void send_on(dyn__http_conn *self)
             n = self->buf_count - self->buf_at;
         }
         if (all) continue;
-        if (uv_write(&self->write, (uv_stream_t *)&self->tcp, bufs, n, on_written) != 0) {
+        if (uv_write(&self->write, (uv_stream_t *)&self->tcp, bufs, (unsigned)n, on_written) != 0) {
             dyn__http_conn_close(self);
             return;
         }
@@ -817,10 +846,13 @@ void dyn__http_conn_pump(dyn__http_conn *self)
         swap = x->pending;
         x->pending = self->flight;
         self->flight = swap;
+        dyn__http_held *held = x->held;
+        x->held = NULL;
         x->raw = 0;
         x->in_flight = self->flight.length;
         pthread_mutex_unlock(&x->lock);
         if (aborted) {
+            dyn__http_let_go(held);
             dyn__http_conn_close(self);
             return;
         }
@@ -831,6 +863,7 @@ void dyn__http_conn_pump(dyn__http_conn *self)
             add_chunk(self, body, more, is_last);
         else
             add(self, body, more);
+        if (held != NULL) add_held(self, held);
         self->last_sent = is_last;
     }
     if (self->buf_count > 0 || self->last_sent || self->last_answer) send_on(self);
@@ -909,6 +942,7 @@ dyn__http_conn *dyn__http_conn_new(dyn_http_server *server)
         return NULL;
     }
     self->server = server;
+    self->bufs = self->own_bufs;
     atomic_fetch_add_explicit(&server->refs, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&server->connections, 1, memory_order_relaxed);
     self->next = server->all;

@@ -43,6 +43,7 @@ void dyn__http_exchange_unref(dyn_http_exchange *self)
     dyn_http_server *server = self->server;
     atomic_fetch_sub_explicit(&server->body_bytes, self->body_charged, memory_order_relaxed);
     dyn_buf_unref(self->body);
+    dyn__http_let_go(self->held);
     dyn__http_fields_free(&self->head);
     dyn__bytes_free(&self->inbox);
     dyn__bytes_free(&self->extra);
@@ -266,6 +267,44 @@ int dyn_http_respond(dyn_http_exchange *self, int status, const char *type, cons
     self->chunked = false;
     self->ended = true;
     unlock_and_flush(self);
+    return DYN_OK;
+}
+
+void dyn__http_let_go(dyn__http_held *held)
+{
+    if (held == NULL) return;
+    held->release(held->user);
+    dyn__free(held);
+}
+
+int dyn_http_respond_pieces(dyn_http_exchange *self, int status, const char *type, const dyn_http_piece *pieces,
+                            size_t count, void (*release)(void *user), void *user)
+{
+    size_t length = 0, used = 0;
+    if (count > 1 << 24) return dyn__fail(DYN_EINVAL, "%zu pieces: at most 2^24", count);
+    dyn__http_held *held = dyn__malloc(sizeof(*held) + (DYN__HTTP_HELD_FRONT + count) * sizeof(held->bufs[0]));
+    if (held == NULL) return DYN_ENOMEM;
+    for (size_t i = 0; i < count; i++) {
+        if (pieces[i].length == 0) continue;
+        uv_buf_t *buf = &held->bufs[DYN__HTTP_HELD_FRONT + used++];
+        buf->base = (char *)(uintptr_t)pieces[i].data;
+        buf->len = pieces[i].length;
+        length += pieces[i].length;
+    }
+    *held = (dyn__http_held){release, user, used};
+    pthread_mutex_lock(&self->lock);
+    int rc = put_header(self, status, type, (int64_t)length, 0);
+    if (rc < 0) {
+        pthread_mutex_unlock(&self->lock);
+        dyn__free(held);
+        return rc;
+    }
+    self->chunked = false;
+    self->ended = true;
+    bool unwanted = self->no_body;
+    if (!unwanted) self->held = held;
+    unlock_and_flush(self);
+    if (unwanted) dyn__http_let_go(held);
     return DYN_OK;
 }
 

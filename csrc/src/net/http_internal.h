@@ -119,6 +119,16 @@ const char *dyn__http_fields_find(const dyn__http_fields *self, const char *name
 const char *dyn__http_fields_at(const dyn__http_fields *self, size_t n, size_t *name_length, const char **value,
                                 size_t *value_length);
 
+/* The body of an answer that lies in its owner's memory. */
+typedef struct dyn__http_held {
+    void (*release)(void *user);
+    void *user;
+    size_t count;
+    uv_buf_t bufs[]; /* HELD_FRONT empty ones for what goes before it, then `count` */
+} dyn__http_held;
+enum { DYN__HTTP_HELD_FRONT = 2 };
+void dyn__http_let_go(dyn__http_held *held); /* NULL is allowed */
+
 struct dyn_http_exchange {
     atomic_size_t handles, refs;
     dyn_http_server *server; /* a reference */
@@ -149,7 +159,8 @@ struct dyn_http_exchange {
     dyn__bytes extra;   /* fields that the route added, as lines */
     dyn__bytes pending; /* [0, raw) the header, the rest body */
     size_t raw;
-    size_t in_flight; /* bytes in the conn's hands; `pending` of the public header is both */
+    dyn__http_held *held; /* goes behind `pending`, until the conn takes it */
+    size_t in_flight;     /* bytes in the conn's hands; `pending` of the public header is both */
     int status;
     bool begun, ended, aborted, chunked, no_body, close_after;
     bool closed; /* the client left, as far as we know */
@@ -193,8 +204,9 @@ struct dyn__http_conn {
     dyn__bytes stash; /* read, not parsed yet */
     size_t stash_used;
     dyn__bytes out, out_flight, flight; /* whole answers and 100s; those in the kernel's queue; a taken `pending` */
-    uv_buf_t bufs[8];                   /* what is being sent, out of these: [buf_at, buf_count) is left of it */
-    unsigned buf_at, buf_count;
+    uv_buf_t own_bufs[8], *bufs;        /* what is being sent, out of these: [buf_at, buf_count) is left of it */
+    size_t buf_at, buf_count;
+    dyn__http_held *held; /* bufs are in it; released when they are sent */
     char chunk_head[24];
     dyn_tls *tls;      /* NULL: plain */
     bool shaken;       /* its handshake is over */
