@@ -176,7 +176,8 @@ cdef class Native(BaseChannel):
         holds     is there a value to show, and shown: which
         tracked   is it saved at all
         take      some writes; rest: a superstep without any; both say whether anything changed
-        settle    the parameters of a spec for a new channel of its kind; start: the value of one that nothing was saved of
+        settle    the parameters of a spec, for a new channel of its kind
+        start     the first value, when nothing was saved
     """
     cdef content(self):
         pass

@@ -2,13 +2,26 @@
 from dynamo._channels cimport BaseChannel
 
 
+cdef class View:
+    cdef frozenset names
+    cdef tuple order
+    cdef dict values                # of those that have one, in order; but for
+    cdef set stale                  # those that have changed since
+    cdef list vanishing             # names of channels that an idle superstep empties
+    cdef dict fresh(self, ChannelMap board)
+    cdef dict with_writes(self, ChannelMap board, dict written)
+
+
 cdef class ChannelMap(dict):
     cdef set live                   # names of channels that an idle superstep may have to empty
     cdef list finishing             # names of channels that finish() may release
     cdef list asked                 # names of channels of users' classes
     cdef object top                 # the highest version in `top_of`, when that is the dict asked about
     cdef dict top_of
+    cdef dict views                 # tuple of names -> View, or None where there can be none
     cdef int learn(self) except -1
+    cdef View view(self, names)
+    cdef int touched(self, name) except -1
 
 
 cdef class Counter:
@@ -26,7 +39,7 @@ cdef class PregelScratchpad:
     cdef readonly object stop
     cdef readonly list resume
     cdef object calls
-    cdef object interrupts
+    cdef object asked
     cdef object subgraphs
     cdef object null
 
@@ -66,8 +79,8 @@ cdef class Preparer:
     cdef object checkpointer
     cdef object manager
     cdef bint watched
-    cdef object retry_policy
-    cdef object cache_policy
+    cdef object retry               # policies of the graph
+    cdef object caching
     cdef bint for_execution
     cdef dict plans
     # derived from the config last asked about
@@ -98,6 +111,7 @@ cdef class Preparer:
     cdef call(self, tuple path)
     cdef handler(self, failed, name, error)
     cdef read_input(self, NodePlan plan, scratchpad)
+    cdef dict read_list(self, list names, scratchpad)
     cdef cache_key(self, policy, tuple space, value)
     cdef finished(self, name, str task_id, tuple path, value, proc, dict metadata, tuple triggers, tags, retry,
                   cache_key, callbacks, scratchpad, str task_ns, writers, subgraphs, timeout, bint previous,
@@ -111,3 +125,4 @@ cdef set apply_writes_to(checkpoint, channels, list tasks, get_next_version, tri
 cdef str hex_id(bytes data)
 cdef add_note(exc, text)
 cdef bint triggered(channels, dict versions, dict seen, null_version, list triggers) except -1
+cdef read_channels(channels, select, dict written)

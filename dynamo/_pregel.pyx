@@ -24,7 +24,8 @@ from libc.time cimport time_t
 
 from dynamo.c_hash cimport dyn_hash_text_128
 from dynamo._channels cimport (
-    BaseChannel, EmptyChannelError, IDLE_CLEARS, IDLE_FINISHES, IDLE_NEVER, MISSING, Topic, idle_kind)
+    BaseChannel, Held, IDLE_ASK, IDLE_CLEARS, IDLE_FINISHES, IDLE_NEVER, MISSING, Topic, has_value, idle_kind,
+    value_of)
 from random import getrandbits as _random_bits
 from types import SimpleNamespace
 from time import time as now
@@ -42,6 +43,8 @@ cdef extern from "Python.h":
 cdef enum:
     OBJECT_MEMBER = 16              # Py_T_OBJECT_EX, what a name in __slots__ is
     MAX_FIELDS = 16
+    MIN_VIEW = 6                    # channels; fewer are read one by one
+    MAX_VIEWS = 8                   # each costs something per change
 
 cdef extern from "time.h" nogil:
     struct timespec:
@@ -53,7 +56,7 @@ cdef extern from "time.h" nogil:
     tm *gmtime_r(const time_t *seconds, tm *out)
     int CLOCK_REALTIME
 
-logger = logging.getLogger("langgraph")
+_log = logging.getLogger("langgraph")
 
 cdef object Send = None
 cdef object Call = None
@@ -259,44 +262,111 @@ def copy_checkpoint(checkpoint):
 
 def next_checkpoint(checkpoint, channels, step, id=None, updated_channels=None):
     """The checkpoint after `checkpoint`, without snapshots; `channels` None keeps its values and versions."""
-    cdef dict values, versions
-    cdef BaseChannel channel
-    if channels is None:
-        values = checkpoint["channel_values"]
-        versions = checkpoint["channel_versions"]
-    else:
-        versions = dict(checkpoint["channel_versions"])
-        values = {}
-        for name, spec in channels.items():
-            if name in versions:
-                channel = spec
-                value = channel.checkpoint()
-                if value is not MISSING:
-                    values[name] = value
-        if type(channels) is ChannelMap and (<ChannelMap>channels).top_of is checkpoint["channel_versions"]:
+    cdef dict was = checkpoint["channel_versions"], versions = was
+    cdef dict values = checkpoint["channel_values"] if channels is None else {}
+    if channels is not None:
+        versions = was.copy()
+        for name, channel in channels.items():
+            saved = (<BaseChannel>channel).checkpoint() if name in was else MISSING
+            if saved is not MISSING:
+                values[name] = saved
+        if type(channels) is ChannelMap and (<ChannelMap>channels).top_of is was:
             (<ChannelMap>channels).top_of = versions
     return {"v": 4, "ts": now_text(), "id": id or checkpoint_id(step), "channel_values": values,
             "channel_versions": versions, "versions_seen": checkpoint["versions_seen"],
             "updated_channels": None if updated_channels is None else sorted(updated_channels)}
 
 
+cdef class View:
+    """The values of some channels as one dict, kept from superstep to superstep."""
+
+    cdef dict fresh(self, ChannelMap board):
+        """The dict; the caller copies it."""
+        for name in self.stale:
+            value = (<Held>board[name]).shown() if (<Held>board[name]).holds() else MISSING
+            if value is MISSING:
+                self.values.pop(name, None)
+            elif name in self.values:
+                self.values[name] = value
+            else:                                   # its place is somewhere in between: begin again
+                self.values = {}
+                for every in self.order:
+                    if (<Held>board[every]).holds():
+                        self.values[every] = (<Held>board[every]).shown()
+                break
+        self.stale.clear()
+        return self.values
+
+    cdef dict with_writes(self, ChannelMap board, dict written):
+        """A copy as if these writes were there; None when that is not so easy."""
+        cdef dict values = dict(self.fresh(board))
+        for name in self.vanishing:
+            if name not in written:
+                values.pop(name, None)
+        for name in written:
+            if name in self.names:
+                if name not in values:
+                    return None
+                value = value_of(with_writes(board, name, written))
+                if value is MISSING:
+                    del values[name]
+                else:
+                    values[name] = value
+        return values
+
+
 cdef class ChannelMap(dict):
     """The live channels by name, and which of them an idle superstep must look at."""
 
+    cdef View view(self, names):
+        """The view of so many channels that it pays; None for few, and for those that are not read so simply."""
+        cdef View view
+        cdef tuple key
+        if len(names) < MIN_VIEW:
+            return None
+        key = tuple(names)
+        found = self.views.get(key, MISSING) if self.views is not None else MISSING
+        if found is not MISSING:
+            return found
+        if self.views is None:
+            self.views = {}
+        if len(self.views) >= MAX_VIEWS:
+            return None
+        self.views[key] = None
+        for name in key:
+            channel = self.get(name)
+            if not isinstance(channel, Held) or (<Held>channel).idle == IDLE_ASK:
+                return None
+        view = View.__new__(View)
+        view.names = frozenset(key)
+        view.values = {name: (<Held>self[name]).shown() for name in key if (<Held>self[name]).holds()}
+        view.vanishing = [name for name in key if (<Held>self[name]).idle == IDLE_CLEARS]
+        view.order = key
+        view.stale = set()
+        self.views[key] = view
+        return view
+
+    cdef int touched(self, name) except -1:
+        """A channel may have another value now."""
+        if self.views is not None:
+            for view in self.views.values():
+                if view is not None and name in (<View>view).names:
+                    (<View>view).stale.add(name)
+        return 0
+
     cdef int learn(self) except -1:
         cdef int kind
-        cdef BaseChannel channel
         self.live = set()
         self.finishing = []
         self.asked = []
         self.top_of = None
+        self.views = None
         for name, item in self.items():
             kind = idle_kind(item)
             if kind == IDLE_NEVER:
                 continue
             if kind == IDLE_CLEARS:
-                channel = item
-                if channel.is_available():
+                if has_value(item):
                     self.live.add(name)
             elif kind == IDLE_FINISHES:
                 self.finishing.append(name)
@@ -320,13 +390,12 @@ def fresh_channels(specs, values):
     """Live channels and managed values for a thread that has no history."""
     cdef ChannelMap channels = ChannelMap()
     cdef dict managed = {}
-    cdef BaseChannel spec
-    for name, item in specs.items():
-        if isinstance(item, BaseChannel):
-            spec = item
-            channels[name] = spec.from_checkpoint(values.get(name, MISSING) if values else MISSING)
-        else:
-            managed[name] = item
+    cdef dict known = values or {}
+    for name, spec in specs.items():
+        if not isinstance(spec, BaseChannel):
+            managed[name] = spec
+            continue
+        channels[name] = (<BaseChannel>spec).from_checkpoint(known.get(name, MISSING) if known else MISSING)
     channels.learn()
     return channels, managed
 
@@ -346,58 +415,42 @@ def set_reserved(names):
     RESERVED = frozenset(names)
 
 
-cdef set apply_writes_to(checkpoint, channels, list tasks, get_next_version, trigger_to_nodes):
-    cdef dict versions = checkpoint["channel_versions"]
-    cdef dict all_seen = checkpoint["versions_seen"]
-    cdef dict seen, grouped
-    cdef bint bump = False, disjoint
-    cdef set updated, consumed = None
+cdef class Round:
+    """One superstep's changes: which channels move, to which version, and which then have something to show."""
     cdef ChannelMap board
-    cdef BaseChannel channel
+    cdef dict versions
+    cdef object version             # None: versions are not kept, and nothing counts as moved
+    cdef bint moved
+    cdef set shown
 
-    if len(tasks) > 1:
-        tasks = sorted(tasks, key=lambda task: task_path(task.path))
+    cdef int note(self, name, BaseChannel channel, bint changed, bint shows) except -1:
+        self.board.touched(name)
+        if changed and self.version is not None:
+            self.versions[name] = self.version
+            self.moved = True
+            if shows and has_value(channel):
+                self.shown.add(name)
+        return 0
+
+
+cdef set mark_seen(list tasks, dict versions, dict all_seen, board):
+    """Note which versions the tasks have seen; returns the channels that triggered them."""
+    cdef dict seen
+    cdef set consumed = None
     for task in tasks:
-        triggers = task.triggers
-        name = task.name
-        seen = all_seen.get(name)
-        if seen is None:
-            all_seen[name] = seen = {}
-        for trigger in triggers:
-            bump = True
+        seen = all_seen.setdefault(task.name, {})
+        for trigger in task.triggers:
+            consumed = consumed or set()
             version = versions.get(trigger)
             if version is not None:
                 seen[trigger] = version
-            if trigger in channels and trigger not in RESERVED:
-                if consumed is None:
-                    consumed = {trigger}
-                else:
-                    consumed.add(trigger)
+            if trigger in board and trigger not in RESERVED:
+                consumed.add(trigger)
+    return consumed
 
-    if type(channels) is ChannelMap:
-        board = <ChannelMap>channels
-    else:
-        board = ChannelMap(channels)
-        board.learn()
-    next_version = None
-    if get_next_version is not None:
-        if not versions:
-            next_version = get_next_version(None, None)
-        else:
-            if board.top_of is not versions:
-                board.top = max(versions.values())
-                board.top_of = versions
-            next_version = get_next_version(board.top, None)
-    cdef bint moved = False
 
-    if consumed is not None:
-        for trigger in consumed:
-            channel = board[trigger]
-            if channel.consume() and next_version is not None:
-                versions[trigger] = next_version
-                moved = True
-
-    grouped = {}
+cdef dict writes_by_channel(list tasks, board):
+    cdef dict grouped = {}
     for task in tasks:
         for name, value in task.writes:
             if name in NOT_CHANNELS:
@@ -409,63 +462,72 @@ cdef set apply_writes_to(checkpoint, channels, list tasks, get_next_version, tri
                 grouped[name] = [value]
             else:
                 complaints().unknown_channel(task, name, board)
+    return grouped
 
-    updated = set()
-    for name, written in grouped.items():
+
+cdef path_of_task(task):
+    return task_path(task.path)
+
+
+cdef set apply_writes_to(checkpoint, channels, list tasks, get_next_version, trigger_to_nodes):
+    cdef Round made = Round.__new__(Round)
+    cdef ChannelMap board
+    cdef BaseChannel channel
+    cdef set consumed
+
+    if type(channels) is ChannelMap:
+        board = <ChannelMap>channels
+    else:
+        board = ChannelMap(channels)
+        board.learn()
+    made.board, made.versions, made.shown = board, checkpoint["channel_versions"], set()
+    if len(tasks) > 1:
+        tasks = sorted(tasks, key=path_of_task)
+    consumed = mark_seen(tasks, made.versions, checkpoint["versions_seen"], board)
+    if get_next_version is not None:
+        if made.versions and board.top_of is not made.versions:
+            board.top = max(made.versions.values())
+            board.top_of = made.versions
+        made.version = get_next_version(board.top if made.versions else None, None)
+
+    if consumed:
+        for name in consumed:
+            channel = board[name]
+            made.note(name, channel, channel.consume(), False)
+    for name, written in writes_by_channel(tasks, board).items():
         channel = board[name]
         try:
-            moves = channel.update(written)
+            changed = channel.update(written)
         except Exception as error:
             complaints().who_wrote(error, name, tasks)
             raise
-        if moves and next_version is not None:
-            versions[name] = next_version
-            moved = True
-            if channel.is_available():
-                updated.add(name)
-        if idle_kind(channel) == IDLE_CLEARS:
+        made.note(name, channel, changed, True)
+        if channel.idle == IDLE_CLEARS:
             board.live.add(name)
-
-    if bump:
-        if board.live:
-            for name in list(board.live):
-                if name in updated:
-                    continue
+    if consumed is not None:                        # a superstep, not input or an update from outside
+        rest(made, board)
+        if (board.finishing or board.asked) and made.shown.isdisjoint(trigger_to_nodes):
+            for name in board.finishing + board.asked:
                 channel = board[name]
-                if channel.is_available():
-                    if channel.update(()) and next_version is not None:
-                        versions[name] = next_version
-                        moved = True
-                        if channel.is_available():
-                            updated.add(name)
-                            continue
-                if not channel.is_available():
-                    board.live.discard(name)
-        for name in board.asked:
-            channel = board[name]
-            if name not in updated and channel.is_available() and channel.update(()) and next_version is not None:
-                versions[name] = next_version
-                moved = True
-                if channel.is_available():
-                    updated.add(name)
-        if board.finishing or board.asked:
-            disjoint = True
-            for name in updated:
-                if name in trigger_to_nodes:
-                    disjoint = False
-                    break
-            if disjoint:
-                for name in board.finishing + board.asked:
-                    channel = board[name]
-                    if channel.finish() and next_version is not None:
-                        versions[name] = next_version
-                        moved = True
-                        if channel.is_available():
-                            updated.add(name)
-    if moved:
-        board.top = next_version
-    board.top_of = versions if next_version is not None and versions else None
-    return updated
+                made.note(name, channel, channel.finish(), True)
+    if made.moved:
+        board.top = made.version
+    board.top_of = made.versions if made.version is not None and made.versions else None
+    return made.shown
+
+
+cdef int rest(Round made, ChannelMap board) except -1:
+    """An empty update for the channels that it may change and that hold something."""
+    cdef BaseChannel channel
+    for name in [*board.live, *board.asked] if board.live or board.asked else ():
+        if name in made.shown:
+            continue
+        channel = board[name]
+        if has_value(channel):
+            made.note(name, channel, channel.update(()), True)
+        if channel.idle == IDLE_CLEARS and not has_value(channel):
+            board.live.discard(name)
+    return 0
 
 
 def apply_writes(checkpoint, channels, tasks, get_next_version, trigger_to_nodes):
@@ -489,10 +551,10 @@ def apply_writes(checkpoint, channels, tasks, get_next_version, trigger_to_nodes
     set of str
         The channels that have a new value.
     """
-    cdef set updated = apply_writes_to(checkpoint, channels, list(tasks), get_next_version, trigger_to_nodes)
+    cdef set shown = apply_writes_to(checkpoint, channels, list(tasks), get_next_version, trigger_to_nodes)
     if type(channels) is ChannelMap:
         (<ChannelMap>channels).top_of = None        # the caller may change versions himself
-    return updated
+    return shown
 
 
 # ------------------------------------------------------------------ what a task holds on to
@@ -504,6 +566,11 @@ cdef class Counter:
         cdef Py_ssize_t n = self.next
         self.next = n + 1
         return n
+
+
+cdef counter(made):
+    """A counter, made when it is asked for."""
+    return Counter() if made is None else made
 
 
 cdef class NullResume:
@@ -539,7 +606,7 @@ cdef class PregelScratchpad:
         self.step = step
         self.stop = stop
         self.calls = call_counter
-        self.interrupts = interrupt_counter
+        self.asked = interrupt_counter
         self.subgraphs = subgraph_counter
         self.null = get_null_resume
         self.resume = resume
@@ -547,22 +614,19 @@ cdef class PregelScratchpad:
     @property
     def call_counter(self):
         """Counts the calls of other tasks."""
-        if self.calls is None:
-            self.calls = Counter()
+        self.calls = counter(self.calls)
         return self.calls
 
     @property
     def interrupt_counter(self):
         """Counts the interrupts."""
-        if self.interrupts is None:
-            self.interrupts = Counter()
-        return self.interrupts
+        self.asked = counter(self.asked)
+        return self.asked
 
     @property
     def subgraph_counter(self):
         """Counts the subgraphs."""
-        if self.subgraphs is None:
-            self.subgraphs = Counter()
+        self.subgraphs = counter(self.subgraphs)
         return self.subgraphs
 
     @property
@@ -591,7 +655,7 @@ cdef PregelScratchpad scratchpad_for(parent, list pending, str task_id, str task
     cdef list answers = None
     pad.step = step
     pad.stop = stop
-    if pending:
+    if len(pending) > 0:
         for write in pending:
             if write[1] != "__resume__":
                 continue
@@ -600,14 +664,12 @@ cdef PregelScratchpad scratchpad_for(parent, list pending, str task_id, str task
                     answers = write[2] if isinstance(write[2], list) else [write[2]]
             elif null_write is None and write[0] == NULL_TASK_ID:
                 null_write = write
-        if answers is None:
-            answers = []
-        if resume_map:
-            answer = resume_map.get(interrupt_id(task_ns, len(answers)), MISSING)
-            if answer is MISSING:
-                answer = resume_map.get(interrupt_id(task_ns, 0), MISSING)
+        answers = [] if answers is None else answers
+        for before in (len(answers), 0) if resume_map else ():
+            answer = resume_map.get(interrupt_id(task_ns, before), MISSING)
             if answer is not MISSING:
                 answers.append(answer)
+                break
     pad.resume = [] if answers is None else answers
     if null_write is not None or parent is not None:
         null = NullResume.__new__(NullResume)
@@ -659,57 +721,51 @@ def local_read(scratchpad, channels, managed, task, select, fresh=False):
     return read_for_task(scratchpad, channels, managed, task.writes, select, fresh)
 
 
-cdef with_writes(channels, name, dict written):
-    cdef BaseChannel channel = channels[name]
-    values = written.get(name)
-    if values is None:
-        if idle_kind(channel) == IDLE_NEVER:
-            return channel
-        values = ()
-    channel = channel.copy()
-    channel.update(values)
-    return channel
+cdef BaseChannel with_writes(channels, name, dict written):
+    """A channel as it is after these writes; a copy, unless nothing would change."""
+    cdef BaseChannel source = channels[name], made
+    writes = written.get(name)
+    if writes is None and source.idle == IDLE_NEVER:
+        return source
+    made = source.copy()
+    made.update(() if writes is None else writes)
+    return made
 
 
-cdef read_for_task(scratchpad, channels, managed, writes, select, bint fresh):
-    cdef dict written, values
-    cdef BaseChannel channel
-    written = {}
-    if fresh:
-        for name, value in writes:
-            if name in written:
-                (<list>written[name]).append(value)
-            else:
-                written[name] = [value]
-    if isinstance(select, str):
-        channel = with_writes(channels, select, written) if fresh else channels[select]
-        try:
-            return channel.get()
-        except EmptyChannelError:
-            return None
+cdef read_channels(channels, select, dict written):
+    """The values of channels: of one, or of several as a dict; `written` None, or writes to be had beforehand."""
+    cdef dict values
+    cdef View view = None
+    if type(select) is str:
+        value = value_of(channels[select] if written is None else with_writes(channels, select, written))
+        return None if value is MISSING else value
+    if type(channels) is ChannelMap:
+        view = (<ChannelMap>channels).view(select)
+    if view is not None:
+        values = (dict(view.fresh(channels)) if written is None else view.with_writes(channels, written))
+        if values is not None:
+            return values
     values = {}
     for name in select:
-        if managed and name in managed:
-            continue
-        channel = with_writes(channels, name, written) if fresh else channels[name]
-        value = value_of(channel)
+        value = value_of(channels[name] if written is None else with_writes(channels, name, written))
         if value is not MISSING:
             values[name] = value
-    if managed:
-        for name in select:
-            if name in managed:
-                values[name] = managed[name].get(scratchpad)
     return values
 
 
-cdef value_of(BaseChannel channel):
-    """The channel's value, MISSING when it has none."""
-    if not channel.is_available():
-        return MISSING
-    try:
-        return channel.get()
-    except EmptyChannelError:
-        return MISSING
+cdef read_for_task(scratchpad, channels, managed, writes, select, bint fresh):
+    cdef dict written = {} if fresh else None
+    for name, value in writes if fresh else ():
+        written.setdefault(name, []).append(value)
+    if isinstance(select, str):
+        return read_channels(channels, str(select), written)
+    if not managed or managed.keys().isdisjoint(select):
+        return read_channels(channels, select, written)
+    values = read_channels(channels, [name for name in select if name not in managed], written)
+    for name in select:
+        if name in managed:
+            values[name] = managed[name].get(scratchpad)
+    return values
 
 
 # ------------------------------------------------------------------ tasks
@@ -722,21 +778,17 @@ cdef tuple PUSH_TRIGGER = ("__pregel_push",)
 
 
 cdef bint triggered(channels, dict versions, dict seen, null_version, list triggers) except -1:
-    cdef BaseChannel channel
     for name in triggers:
-        channel = channels[name]
-        if not channel.is_available():
-            continue
-        if seen is None or versions.get(name, null_version) > seen.get(name, null_version):
+        if has_value(channels[name]) and (
+                seen is None or versions.get(name, null_version) > seen.get(name, null_version)):
             return True
     return False
 
 
 def null_version_of(checkpoint):
     """What is lower than every version of this checkpoint; None when it has none."""
-    for version in checkpoint["channel_versions"].values():
-        return type(version)()
-    return None
+    first = next(iter(checkpoint["channel_versions"].values()), None)
+    return None if first is None else type(first)()
 
 
 cdef class NodePlan:
@@ -772,16 +824,10 @@ cdef class Preparer:
 
     def __init__(self, processes, channels, managed, *, for_execution=True, store=None, checkpointer=None, manager=None,
                  retry_policy=(), cache_policy=None):
-        self.processes = processes
-        self.channels = channels
-        self.managed = managed
-        self.for_execution = for_execution
-        self.store = store
-        self.checkpointer = checkpointer
-        self.manager = manager
+        self.processes, self.channels, self.managed, self.for_execution = processes, channels, managed, for_execution
+        self.store, self.checkpointer, self.manager = store, checkpointer, manager
+        self.retry, self.caching = retry_policy, cache_policy
         self.watched = manager is not None and bool(manager.handlers or manager.inheritable_handlers)
-        self.retry_policy = retry_policy
-        self.cache_policy = cache_policy
         self.plans = {}
 
     cdef int begin(self, checkpoint, list pending, config, step, stop) except -1:
@@ -794,9 +840,8 @@ cdef class Preparer:
         self.step_bytes = str(step).encode()
         self.old_ids = checkpoint["v"] <= 1
         self.input_cache = None
-        self.config = config
         conf = config.get("configurable")
-        self.conf = {} if conf is None else conf
+        self.config, self.conf = config, {} if conf is None else conf
         self.parent_ns = self.conf.get(NS, "")
         return 0
 
@@ -823,22 +868,17 @@ cdef class Preparer:
         cdef Py_ssize_t i, count
         cdef set names
         sends = self.channels.get("__pregel_tasks")
-        if sends is not None and (<BaseChannel?>sends).is_available():
+        if sends is not None and has_value(<BaseChannel?>sends):
             count = len((<Topic>sends).values) if type(sends) is Topic else len(sends.get())
             for i in range(count):
                 task = self.push(i)
                 if task is not None:
                     tasks[task.id] = task
-        if updated_channels and trigger_to_nodes:
-            names = None
-            for channel in updated_channels:
-                nodes = trigger_to_nodes.get(channel)
-                if nodes:
-                    if names is None:
-                        names = set(nodes)
-                    else:
-                        names.update(nodes)
-            candidates = () if names is None else sorted(names) if len(names) > 1 else names
+        if trigger_to_nodes and updated_channels:
+            names = set()
+            for updated in updated_channels:
+                names.update(trigger_to_nodes.get(updated, ()))
+            candidates = sorted(names) if len(names) > 1 else names
         elif not self.checkpoint["channel_versions"]:
             candidates = ()
         else:
@@ -881,12 +921,12 @@ cdef class Preparer:
                     "langgraph_path": path, "langgraph_checkpoint_ns": task_ns}
         if plan.metadata:
             metadata.update(plan.metadata)
-        policy = plan.cache_policy or self.cache_policy
+        policy = plan.cache_policy or self.caching
         key = None
         if policy:
             key = self.cache_key(policy, (identifier(plan.proc) or "__dynamic__", plan.name), policy.key_func(value))
         return self.finished(plan.name, task_id, path, value, plan.node, metadata, plan.triggers, plan.tags,
-                             plan.retry_policy or self.retry_policy, key, None, pad, task_ns, plan.writers,
+                             plan.retry_policy or self.retry, key, None, pad, task_ns, plan.writers,
                              plan.subgraphs, plan.timeout, True, None)
 
     cdef push(self, Py_ssize_t index):
@@ -899,8 +939,8 @@ cdef class Preparer:
         if index < 0 or index >= len(sends):
             return None
         packet = sends[index]
-        if not isinstance(packet, Send):
-            logger.warning("Among the pending sends there is one of type %s; it is ignored", type(packet))
+        if type(packet) is not Send and not isinstance(packet, Send):
+            _log.warning("Among the pending sends there is one of type %s; it is ignored", type(packet))
             return None
         name = packet.node
         if name not in self.processes:
@@ -919,7 +959,7 @@ cdef class Preparer:
                     "langgraph_path": path, "langgraph_checkpoint_ns": task_ns}
         if plan.metadata:
             metadata.update(plan.metadata)
-        policy = plan.cache_policy or self.cache_policy
+        policy = plan.cache_policy or self.caching
         key = None
         if policy:
             key = self.cache_key(policy, (identifier(plan.proc) or "__dynamic__", name), policy.key_func(packet.arg))
@@ -927,7 +967,7 @@ cdef class Preparer:
                              self.step, self.stop)
         timeout = packet.timeout
         return self.finished(name, task_id, path, packet.arg, plan.node, metadata, PUSH_TRIGGER, plan.tags,
-                             plan.retry_policy or self.retry_policy, key, None, pad, task_ns, plan.writers,
+                             plan.retry_policy or self.retry, key, None, pad, task_ns, plan.writers,
                              plan.subgraphs, plan.timeout if timeout is None else timeout, True, None)
 
     cdef call(self, tuple path):
@@ -947,7 +987,7 @@ cdef class Preparer:
             return PlainTask(task_id, name, shown)
         metadata = {"langgraph_step": self.step, "langgraph_node": name, "langgraph_triggers": PUSH_TRIGGER,
                     "langgraph_path": shown, "langgraph_checkpoint_ns": task_ns}
-        policy = call.cache_policy or self.cache_policy
+        policy = call.cache_policy or self.caching
         key = None
         if policy:
             args, kwargs = call.input
@@ -955,7 +995,7 @@ cdef class Preparer:
         pad = scratchpad_for(self.conf.get(SCRATCHPAD), self.pending, task_id, task_ns, self.conf.get(RESUME_MAP),
                              self.step, self.stop)
         return self.finished(name, task_id, shown, call.input, proc, metadata, PUSH_TRIGGER, None,
-                             call.retry_policy or self.retry_policy, key, call.callbacks, pad, task_ns, (), (),
+                             call.retry_policy or self.retry, key, call.callbacks, pad, task_ns, (), (),
                              call.timeout, False, None)
 
     cdef handler(self, failed, name, error):
@@ -977,7 +1017,7 @@ cdef class Preparer:
                     "langgraph_path": path, "langgraph_checkpoint_ns": task_ns}
         if plan.metadata:
             metadata.update(plan.metadata)
-        policy = plan.cache_policy or self.cache_policy
+        policy = plan.cache_policy or self.caching
         key = None
         if policy:
             key = self.cache_key(policy, (identifier(plan.proc) or "__dynamic__", name), policy.key_func(failed.input))
@@ -985,12 +1025,10 @@ cdef class Preparer:
                              self.step, self.stop)
         extra = {"__pregel_node_error": NodeError(node=failed.name, error=error)}
         return self.finished(name, task_id, path, failed.input, plan.node, metadata, PUSH_TRIGGER, plan.tags,
-                             plan.retry_policy or self.retry_policy, key, None, pad, task_ns, plan.writers,
+                             plan.retry_policy or self.retry, key, None, pad, task_ns, plan.writers,
                              plan.subgraphs, None, True, extra)
 
     cdef read_input(self, NodePlan plan, scratchpad):
-        cdef dict value
-        cdef BaseChannel channel
         if self.input_cache is not None:
             key = plan.proc.input_cache_key
             known = self.input_cache.get(key, MISSING)
@@ -998,21 +1036,11 @@ cdef class Preparer:
                 return dict(<dict>known) if type(known) is dict else _copy.copy(known)
         names = plan.channels
         if isinstance(names, str):
-            found = self.channels.get(names)
-            if found is None or not (<BaseChannel>found).is_available():
-                return MISSING
-            result = (<BaseChannel>found).get()
+            result = value_of(self.channels[names]) if names in self.channels else MISSING
+            if result is MISSING:
+                return result
         elif isinstance(names, list):
-            value = {}
-            for name in <list>names:
-                found = self.channels.get(name)
-                if found is None:
-                    value[name] = self.managed[name].get(scratchpad)
-                    continue
-                channel = <BaseChannel>found
-                if channel.is_available():
-                    value[name] = channel.get()
-            result = value
+            result = self.read_list(<list>names, scratchpad)
         else:
             raise RuntimeError(f"A node reads one channel or a list of channels, not {names!r}")
         if self.for_execution and plan.mapper is not None:
@@ -1020,6 +1048,18 @@ cdef class Preparer:
         if self.input_cache is not None:
             self.input_cache[key] = result
         return result
+
+    cdef dict read_list(self, list names, scratchpad):
+        cdef dict values = {}
+        cdef View view = (<ChannelMap>self.channels).view(names) if type(self.channels) is ChannelMap else None
+        if view is not None:
+            return dict(view.fresh(self.channels))
+        for name in names:
+            found = self.channels.get(name)
+            value = self.managed[name].get(scratchpad) if found is None else value_of(<BaseChannel>found)
+            if value is not MISSING:
+                values[name] = value
+        return values
 
     cdef cache_key(self, policy, tuple space, value):
         return CacheKey(("__pregel_ns_writes", *space), xxh3_hex(value.encode() if isinstance(value, str) else value),
@@ -1099,7 +1139,7 @@ cdef class Preparer:
         if tags:
             known = out.get("tags")
             out["tags"] = [*known, *tags] if known else tags
-        if callbacks is not None:
+        if callbacks:
             out["callbacks"] = callbacks
             out.pop("run_id", None)
         out["run_name"] = name
@@ -1149,7 +1189,7 @@ def prepare_single_task(task_path, task_id_checksum, *, checkpoint, processes, c
         sends = channels["__pregel_tasks"]
         task = preparer.push(task_path[1]) if sends.is_available() else None
     else:
-        logger.warning("The task path %s is none that this version knows; it is ignored", task_path)
+        _log.warning("The task path %s is none that this version knows; it is ignored", task_path)
         task = None
     if task is not None and task_id_checksum is not None and task.id != task_id_checksum:
         raise AssertionError(f"the task at {task_path[:3]} has the id {task.id}, not {task_id_checksum} as expected")

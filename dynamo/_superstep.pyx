@@ -14,8 +14,8 @@ I3  put_writes is linear in what is written: only a task that wrote before is se
 import asyncio
 import weakref
 
-from dynamo._channels cimport BaseChannel, EmptyChannelError, IDLE_CLEARS, MISSING, idle_kind
-from dynamo._pregel cimport NodePlan, Preparer, apply_writes_to
+from dynamo._channels cimport IDLE_CLEARS, MISSING, idle_kind
+from dynamo._pregel cimport NodePlan, Preparer, apply_writes_to, read_channels
 from dynamo._pregel import checkpoint_id
 
 cdef extern from "Python.h":
@@ -103,20 +103,10 @@ cdef class Step:
 
     def __init__(self, kind, runnable, *, func=None, afunc=None, kwargs=None, accepts=(), explode=False, recurse=False,
                  entries=(), reader=None, writer=None, finish=None, pairs=None, merges=False):
-        self.kind = kind
-        self.runnable = runnable
-        self.func = func
-        self.afunc = afunc
-        self.kwargs = kwargs or None
-        self.accepts = tuple(accepts)
-        self.explode = explode
-        self.recurse = recurse
-        self.entries = tuple(entries)
-        self.reader = reader
-        self.writer = writer
-        self.finish = finish
-        self.pairs = pairs
-        self.merges = merges
+        self.kind, self.runnable, self.entries = kind, runnable, tuple(entries)
+        self.func, self.afunc, self.kwargs, self.accepts = func, afunc, kwargs or None, tuple(accepts)
+        self.explode, self.recurse, self.merges = explode, recurse, merges
+        self.reader, self.writer, self.finish, self.pairs = reader, writer, finish, pairs
 
     cdef dict injected(self, dict config, dict more):
         cdef dict kwargs = dict(self.kwargs) if self.kwargs is not None else {}
@@ -210,12 +200,12 @@ cdef bint plainly_not_runnable(value):
 
 
 cdef run_steps(list steps, value, dict config):
-    for step in steps:
+    for each in steps:
         context = PyContext_CopyCurrent()
         PyContext_Enter(context)
         try:
             PyContextVar_Set(variable, config)
-            value = (<Step>step).run(value, config)
+            value = (<Step>each).run(value, config)
         finally:
             PyContext_Exit(context)
     return value
@@ -335,12 +325,12 @@ cdef class Gang:
     cdef bint each                  # wake up at every end, not only at the last
     cdef bint fresh                 # an end that nobody was woken for
 
-    cdef int left(self, error) except -1:
+    cdef int left(self, failure) except -1:
         self.open -= 1
         self.fresh = True
-        if error is not None:
-            self.errors.append(error)
-            if not isinstance(error, GraphBubbleUp) and not is_invalid_resume(error):
+        if failure is not None:
+            self.errors.append(failure)
+            if not isinstance(failure, GraphBubbleUp) and not is_invalid_resume(failure):
                 self.fatal = True
         if (self.open == 0 or self.fatal or self.each) and self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
@@ -415,8 +405,7 @@ cdef class LoopCore:
         self.interrupts = []
         self.written = set()
         self.with_pending = set()
-        self.last_values = MISSING
-        self.status = "input"
+        self.last_values, self.status = MISSING, "input"
 
     def listen(self):
         """Learn from the stream what somebody wants to see."""
@@ -456,7 +445,7 @@ cdef class LoopCore:
 
     def read_output(self):
         """The current values of the output channels."""
-        return read_values(self.channels, self.output_keys)
+        return read_channels(self.channels, self.output_keys, None)
 
     def show_values(self):
         """Show the output channels' values."""
@@ -496,8 +485,7 @@ cdef class LoopCore:
         first = writes[0][0]
         if not self.listening and first != "__interrupt__":
             return
-        config = task.config
-        if config is not None and HIDDEN in (config.get("tags") or ()):
+        if hidden(task):
             return
         if first == "__interrupt__":
             if task.path[0] == "__pregel_push" and task.path[-1] is True:
@@ -536,7 +524,7 @@ cdef class LoopCore:
     cpdef store_writes(self, task_id, writes, bint cached):
         """Take the writes of a task: into the pending ones, to the saver, and to who listens."""
         cdef bint special, null
-        if not writes:
+        if len(writes) == 0:
             return
         self.written.add(task_id)
         special = True
@@ -594,24 +582,28 @@ cdef class LoopCore:
         """
         self.prepare()
         if self.step > self.stop:
-            self.status = "out_of_steps"
-            return False
-        if not self.tasks:
-            self.status = "done"
-            return False
+            return self.ended("out_of_steps")
+        if len(self.tasks) == 0:
+            return self.ended("done")
         if self.checkpoint_pending_writes and not self.is_replaying:
             self.restore_finished()
         if self.interrupt_before and should_interrupt(self.checkpoint, self.interrupt_before, self.tasks.values()):
-            self.status = "interrupt_before"
-            raise GraphInterrupt()
+            self.stopped("interrupt_before")
         if self.control is not None and self.control.drain_requested:
-            self.status = "draining"
-            return False
+            return self.ended("draining")
         self.show_tasks(self.tasks.values())
-        for task in self.tasks.values():
-            if task.writes:
-                self.output_writes(task.id, task.writes, cached=True)
+        for task_id, task in self.tasks.items():
+            if len(task.writes) > 0:
+                self.output_writes(task_id, task.writes, cached=True)
         return True
+
+    cdef bint ended(self, status):
+        self.status = status
+        return False
+
+    cdef int stopped(self, status) except -1:
+        self.status = status
+        raise GraphInterrupt
 
     def after_tick(self):
         """Apply what the tasks wrote, and save."""
@@ -634,9 +626,8 @@ cdef class LoopCore:
         self.is_replaying = False
         self.save_step({"source": "loop"})
         if self.interrupt_after and should_interrupt(self.checkpoint, self.interrupt_after, tasks):
-            self.status = "interrupt_after"
             self.prepare()              # shows the checkpoint, which no further tick will
-            raise GraphInterrupt()
+            self.stopped("interrupt_after")
         self.config["configurable"].pop("__pregel_resuming", None)
 
     cdef bint output_was_written(self, list tasks):
@@ -651,9 +642,8 @@ cdef class LoopCore:
         if self.saves:
             self._put_checkpoint(metadata)
             return 0
-        metadata["step"] = self.step
-        metadata["parents"] = self.config["configurable"].get("checkpoint_map") or {}
-        self.checkpoint_metadata = metadata
+        parents = self.config["configurable"].get("checkpoint_map") or {}
+        self.checkpoint_metadata = {**metadata, "step": self.step, "parents": parents}
         self.checkpoint["id"] = checkpoint_id(self.step)
         self.step = self.step + 1
         return 0
@@ -687,7 +677,7 @@ cdef class LoopCore:
     cdef int commit(self, task) except -1:
         cdef bint silent = True
         writes = task.writes
-        if self.node_finished is not None and HIDDEN not in (task.config.get("tags") or ()):
+        if self.node_finished is not None and not hidden(task):
             self.node_finished(task.name)
         for name, _ in writes:
             if name not in control_writes:
@@ -714,29 +704,34 @@ cdef class LoopCore:
     cdef run_plain(self, task, list steps):
         """Run the only task of a superstep; returns what is to be raised, or None."""
         cdef Door door = self.open_door(task)
-        error = None
+        failure = None
         try:
             run_steps(steps, task.input, task.config)
         except (Exception, asyncio.CancelledError) as raised:
-            error = self.failed(task, raised)
-        if error is not None:
-            error = self.task_failed(task, error, door.crowd)
-        else:
-            self.commit(task)
-        if error is None and door.crowd is not None:
+            failure = self.failed(task, raised)
+        failure = self.note_end(task, failure, door)
+        if failure is None and door.crowd is not None:
             for _ in self.runner.tick((), schedule_task=self.accept_push, crowd=door.crowd):
                 pass
-        return error
+        return failure
+
+    cdef note_end(self, task, failure, Door door):
+        """Take what the only task wrote, or its failure; returns what is to be raised now."""
+        if failure is not None:
+            return self.task_failed(task, failure, door.crowd)
+        self.commit(task)
+        return None
 
     def run_some(self, tasks):
         """Run the only task of a superstep the plain way; yields True, or False when that is not possible."""
         cdef list steps = self.recipe(tasks[0]) if len(tasks) == 1 and self.step_timeout is None else None
-        yield steps is not None
-        if steps is not None:
-            error = self.run_plain(tasks[0], steps)
-            yield True
-            if error is not None:
-                raise error
+        if steps is None:
+            yield False
+            return
+        yield True
+        failure = self.run_plain(tasks[0], steps)
+        yield True
+        throw(failure)
 
     cdef list todo(self):
         return [task for task in self.tasks.values() if not task.writes]
@@ -750,9 +745,7 @@ cdef class LoopCore:
             todo = self.todo()
             steps = self.recipe(todo[0]) if len(todo) == 1 and self.step_timeout is None else None
             if steps is not None:
-                error = self.run_plain(todo[0], steps)
-                if error is not None:
-                    raise error
+                throw(self.run_plain(todo[0], steps))
             elif todo:
                 for _ in self.runner.tick(todo, timeout=self.step_timeout, schedule_task=self.accept_push):
                     pass
@@ -794,38 +787,32 @@ cdef class LoopCore:
         try:
             run_steps(steps, task.input, task.config)
         except (Exception, asyncio.CancelledError) as raised:
-            error = self.failed(task, raised)
-            if error is raised:
+            failure = self.failed(task, raised)
+            if failure is raised:
                 raise
-            if error is not None:
-                raise error
+            throw(failure)
 
     # ---- the same in an event loop
 
     def by_node(self):
         """Whether a CancelledError comes out of the node, not from somebody who cancels the run."""
-        current = asyncio.current_task()
-        return current is not None and hasattr(current, "cancelling") and current.cancelling() == 0
+        cancelling = getattr(asyncio.current_task(), "cancelling", None)    # Python 3.11
+        return cancelling is not None and cancelling() == 0
 
     async def run_alone(self, task, list steps):
         cdef Door door = self.open_door(task)
-        error = None
+        failure = None
         try:
             await arun_steps(steps, task.input, task.config)
-        except asyncio.CancelledError as raised:
-            if not self.by_node():
+        except (Exception, asyncio.CancelledError) as raised:
+            if isinstance(raised, asyncio.CancelledError) and not self.by_node():
                 raise
-            error = self.failed(task, raised)
-        except Exception as raised:
-            error = self.failed(task, raised)
-        if error is not None:
-            error = self.task_failed(task, error, door.crowd)
-        else:
-            self.commit(task)
-        if error is None and door.crowd is not None:
+            failure = self.failed(task, raised)
+        failure = self.note_end(task, failure, door)
+        if failure is None and door.crowd is not None:
             async for _ in self.runner.atick((), schedule_task=self.aaccept_push, crowd=door.crowd):
                 pass
-        return error
+        return failure
 
     cdef Gang gang(self, list todo, list recipes, list members, bint each):
         """Start tasks beside one another."""
@@ -862,10 +849,9 @@ cdef class LoopCore:
             return
         yield True
         if len(todo) == 1:
-            error = await self.run_alone(todo[0], recipes[0])
+            failure = await self.run_alone(todo[0], recipes[0])
             yield True
-            if error is not None:
-                raise error
+            throw(failure)
             return
         gang = self.gang(todo, recipes, members, True)
         try:
@@ -907,9 +893,7 @@ cdef class LoopCore:
                 async for _ in self.runner.atick(todo, timeout=self.step_timeout, schedule_task=self.aaccept_push):
                     pass
             elif len(todo) == 1:
-                error = await self.run_alone(todo[0], recipes[0])
-                if error is not None:
-                    raise error
+                throw(await self.run_alone(todo[0], recipes[0]))
             elif todo:
                 members = []
                 gang = self.gang(todo, recipes, members, False)
@@ -957,24 +941,14 @@ def is_special(write):
     return write[0] in SPECIAL
 
 
-cdef read_values(channels, select):
-    cdef dict values
-    cdef BaseChannel channel
-    if isinstance(select, str):
-        channel = channels[select]
-        try:
-            return channel.get()
-        except EmptyChannelError:
-            return None
-    values = {}
-    for name in select:
-        channel = channels[name]
-        if channel.is_available():
-            try:
-                values[name] = channel.get()
-            except EmptyChannelError:
-                pass
-    return values
+cdef int throw(failure) except -1:
+    if failure is not None:
+        raise failure
+    return 0
+
+
+cdef bint hidden(task):
+    return task.config is not None and HIDDEN in (task.config.get("tags") or ())
 
 
 async def member(LoopCore loop, Gang gang, task, list steps):
