@@ -7,13 +7,16 @@ from contextlib import suppress
 from enum import Enum
 from functools import partial
 from time import monotonic
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from dynamo import _shared_channel
 from dynamo._shared_channel import SharedChannel, listed
 from dynamo.errors import RequestTimeout
 from dynamo.langgraph._internal._errors import ChannelError
 from dynamo.langgraph.channels.base import MISSING, EmptyChannelError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["MISSING", "Channel", "ChannelType", "ClosedChannelError"]
 
@@ -70,6 +73,11 @@ class Channel(SharedChannel, Generic[Value, Update]):
         native.key = name
         super().__init__(native)
 
+    if TYPE_CHECKING:  # what SharedChannel has
+
+        def get_sync(self) -> Value: ...
+        def update_sync(self, writes: Sequence[Update]) -> bool: ...
+
     @property
     def name(self) -> str:
         """What messages call it; empty unless it was given."""
@@ -101,7 +109,7 @@ class Channel(SharedChannel, Generic[Value, Update]):
     # ---------------------------------------------------------------- tasks
     async def get(self) -> Value:
         """`get_sync`; it does not wait either."""
-        return self.get_sync()  # type: ignore[no-any-return]
+        return self.get_sync()
 
     async def update(self, writes: Sequence[Update]) -> bool:
         """`update_sync`; when somebody else was faster, other tasks run before the next try."""
@@ -180,7 +188,7 @@ class Channel(SharedChannel, Generic[Value, Update]):
             with _Watch(self, news.set):
                 if self.closed or self.is_available():
                     with suppress(EmptyChannelError):
-                        return self.get_sync()  # type: ignore[no-any-return]
+                        return self.get_sync()
                 if not news.wait(None if ends is None else max(0.0, ends - monotonic())):
                     raise RequestTimeout(f"{self!r} got no value within {timeout} s")
 
@@ -189,14 +197,14 @@ class Channel(SharedChannel, Generic[Value, Update]):
         return _rebuilt, (type(self), self._made_of, self.name, () if saved is MISSING else (saved,))
 
     # ---------------------------------------------------------------- entering and leaving
-    def __enter__(self) -> Any:
+    def __enter__(self) -> "Self":
         self.open()
         return self
 
     def __exit__(self, *error: object) -> Any:
         self.close()
 
-    async def __aenter__(self) -> Any:
+    async def __aenter__(self) -> "Self":
         self.open()
         return self
 

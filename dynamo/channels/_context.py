@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from dynamo import _channels as native
 from dynamo.channels._channel import MISSING, Channel, ChannelType, ClosedChannelError
 from dynamo.langgraph.channels.base import EmptyChannelError, InvalidUpdateError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Context"]
 
@@ -44,7 +47,7 @@ class Context(Channel[V, Any]):
         self,
         manager: Callable[[], AbstractContextManager[V]] | Callable[[], AbstractAsyncContextManager[V]],
         amanager: Callable[[], AbstractAsyncContextManager[V]] | None = None,
-        typ: type[V] | Any = Any,
+        typ: Any = Any,
         name: str = "",
     ) -> None:
         if not callable(manager):
@@ -53,7 +56,7 @@ class Context(Channel[V, Any]):
         self._makers = manager, amanager or manager
         self._inside: Any = None
 
-    def __enter__(self) -> "Context[V]":
+    def __enter__(self) -> "Self":
         self.open()
         try:
             inside: Any = self._makers[0]()
@@ -67,7 +70,7 @@ class Context(Channel[V, Any]):
         self.close()  # first, so that nobody gets what is being torn down
         return self._left().__exit__(*error)
 
-    async def __aenter__(self) -> "Context[V]":
+    async def __aenter__(self) -> "Self":
         self.open()
         try:
             inside: Any = self._makers[1]()

@@ -26,7 +26,11 @@ class _OneValue(Channel[V, V]):
 
     _native: ClassVar[Any]
 
-    def __init__(self, typ: type[V] | Any = Any, name: str = "") -> None:
+    @overload
+    def __init__(self, typ: type[V], name: str = "") -> None: ...
+    @overload
+    def __init__(self: "_OneValue[Any]", typ: Any = ..., name: str = "") -> None: ...
+    def __init__(self, typ: Any = Any, name: str = "") -> None:
         super().__init__(self._native, typ, name)
 
 
@@ -59,7 +63,11 @@ class EphemeralValue(Channel[V, V]):
 
     channel_type = ChannelType.EphemeralValue
 
-    def __init__(self, typ: type[V] | Any = Any, guard: bool = True, name: str = "") -> None:
+    @overload
+    def __init__(self, typ: type[V], guard: bool = True, name: str = "") -> None: ...
+    @overload
+    def __init__(self: "EphemeralValue[Any]", typ: Any = ..., guard: bool = True, name: str = "") -> None: ...
+    def __init__(self, typ: Any = Any, guard: bool = True, name: str = "") -> None:
         super().__init__(partial(native.EphemeralValue, guard=guard), typ, name, guard)
 
 
@@ -79,7 +87,11 @@ class Topic(Channel[Sequence[V], V | list[V]]):
     channel_type = ChannelType.Topic
     _lends = True
 
-    def __init__(self, typ: type[V] | Any = Any, accumulate: bool = False, name: str = "") -> None:
+    @overload
+    def __init__(self, typ: type[V], accumulate: bool = False, name: str = "") -> None: ...
+    @overload
+    def __init__(self: "Topic[Any]", typ: Any = ..., accumulate: bool = False, name: str = "") -> None: ...
+    def __init__(self, typ: Any = Any, accumulate: bool = False, name: str = "") -> None:
         super().__init__(partial(native.Topic, accumulate=accumulate), typ, name, accumulate)
 
     def __state_channel__(self, annotation: Any) -> Any:
@@ -113,9 +125,13 @@ class BinaryOperator(Channel[V, Any]):
     channel_type = ChannelType.BinaryOperator
 
     @overload
+    def __init__(self, typ: type[V], operator: Callable[[V, Any], Any], name: str = "") -> None: ...
+    @overload
     def __init__(self, typ: Callable[[V, Any], V], *, name: str = "") -> None: ...
     @overload
-    def __init__(self, typ: type[V] | Any = ..., operator: Callable[[V, Any], V] = ..., name: str = "") -> None: ...
+    def __init__(
+        self: "BinaryOperator[Any]", typ: Any = ..., operator: Callable[[Any, Any], Any] = ..., name: str = ""
+    ) -> None: ...
     def __init__(self, typ: Any = Any, operator: Any = MISSING, name: str = "") -> None:
         if operator is MISSING:
             typ, operator = Any, typ
