@@ -472,6 +472,10 @@ static void tensors_go_out_and_come_in_by_dlpack(void)
     CHECK_EQ(dyn_dlpack_take(&versioned->tensor, dims, &back), DYN_EINVAL);
     versioned->tensor.device_type = DYN_DL_CPU, versioned->tensor.bits = 80;
     CHECK_EQ(dyn_dlpack_take(&versioned->tensor, dims, &back), DYN_EINVAL);
+    dyn_dl_tensor bits = versioned->tensor;
+    bits.code = (uint8_t)dyn_dtype(DYN_BOOL)->dl_code, bits.bits = 1;
+    CHECK_EQ(dyn_dlpack_take(&bits, dims, &back), DYN_OK);
+    CHECK_EQ(back.dtype, DYN_BOOL);
     versioned->tensor.bits = 32, versioned->tensor.shape[0] = -1;
     CHECK_EQ(dyn_dlpack_take(&versioned->tensor, dims, &back), DYN_ERANGE);
     versioned->deleter(versioned);

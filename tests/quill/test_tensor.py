@@ -69,6 +69,26 @@ def test_old_programs_find_what_they_know():
         zeros.shape = [6]
 
 
+def test_what_looks_like_an_array_is_one():
+    class Lookalike:
+        shape, dtype = (2, 1), np.dtype("int16")
+
+        def tobytes(self):
+            return b"\1\0\2\0"
+
+    assert Tensor.from_numpy(Lookalike(), "n").tolist() == [[1], [2]]
+    Lookalike.dtype = np.dtype(">i2")
+    with pytest.raises(TypeError, match="big-endian"):
+        Tensor.from_numpy(Lookalike())
+    with pytest.raises(TypeError, match="holds no array"):
+        Tensor.from_numpy(object())
+
+
+def test_names_are_shown_as_they_are():
+    assert repr(TensorMeta([1], "int8", "it's\n")) == "TensorMeta(name='it's\n', shape=[1], dtype=int8)"
+    assert repr(Tensor([1.0], name="a'b")) == "Tensor(name='a'b', shape=[1], dtype=float32)"
+
+
 def test_from_bytes_takes_bytes_bytearrays_and_lists():
     for data in (b"\1\0\2\0", bytearray(b"\1\0\2\0"), [1, 0, 2, 0], memoryview(b"\1\0\2\0")):
         assert Tensor.from_bytes(data, [2], DType.int16(), name="n").tolist() == [1, 2]

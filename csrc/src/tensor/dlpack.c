@@ -111,6 +111,8 @@ int dyn_dlpack_take(const dyn_dl_tensor *from, int64_t *dims, dyn_tensor *out)
         const dyn_dtype_info *info = dyn_dtype(code);
         if (info->dl_code == from->code && info->size * 8 == from->bits) dtype = code;
     }
+    if (from->code == dyn_dtype(DYN_BOOL)->dl_code && from->bits == 1)
+        dtype = DYN_BOOL; /* as some write it: a byte too */
     if (dtype == 0 || from->lanes != 1)
         return dyn__fail(DYN_EINVAL, "DLPack type (%d, %d bits, %d lanes): there is no such element type", from->code,
                          from->bits, from->lanes);
