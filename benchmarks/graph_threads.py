@@ -23,9 +23,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples" 
 from agent import make_agent, model_at
 from conversations import Server
 from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.checkpoint.memory import InMemorySaver
 
 from dynamo.graphs import ChatFrontend
-from dynamo.langgraph.checkpoint.memory import InMemorySaver
 
 QUESTIONS = [
     "What is {a} * {b}?",

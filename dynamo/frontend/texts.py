@@ -5,6 +5,7 @@
 Python sees every chunk here. A worker keeps its conversations itself, so all requests of a session go to the same one.
 """
 
+import asyncio
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,9 @@ async def pass_on(front: "Frontend", http: Request, model: Model, request: Any, 
     """
     if (request.n or 1) != 1:
         raise bad_request(f"n is {request.n}: the model {model.name!r} gives one answer.", "n")
+    if routing.only_ask:
+        text = f"query_instance_id: the prompt of {model.name!r} is made by its worker, so nothing can be told of it."
+        raise bad_request(text, "nvext.annotations")
     body = msgspec.json.decode(http.body)
     tried: set[int] = set()
     while True:
@@ -127,7 +131,8 @@ class _Passing:
             worker=worker.id,
             mode="Text",
         )
-        self.last_ns = 0
+        self.quiet: asyncio.TimerHandle | None = None
+        self.too_quiet = False
 
     async def run(self, body: dict[str, Any], session: str | None) -> str | None:
         front, http, worker = self.front, self.http, self.worker
@@ -148,14 +153,20 @@ class _Passing:
         inflight.inc()
         front.records.begin(self.record)
         try:
+            self._listen(stream)
             async for item in stream:
+                if self.quiet is not None:
+                    self.quiet.cancel()  # what the client takes to read does not count
                 self._heard(item)
                 if self.request.stream:
                     await self._send(item)
                 else:
                     answer.add(item)
+                self._listen(stream)
             if http.closed:
                 return self._end("cancelled")
+            if self.too_quiet:
+                raise RequestTimeout(self._quiet_text())
             if self.request.stream:
                 self._begin()
                 http.event(b"[DONE]")
@@ -171,11 +182,30 @@ class _Passing:
             if http.closed and isinstance(error, Exception):
                 return self._end("cancelled")
             self._end("error")
+            if self.too_quiet and isinstance(error, DynamoError):
+                raise RequestTimeout(self._quiet_text()) from error
             raise
         finally:
+            if self.quiet is not None:
+                self.quiet.cancel()
             stream.kill()
             worker.passing -= 1
             inflight.dec()
+
+    def _listen(self, stream: Any) -> None:
+        """Give the worker its time for the next item, if that is bounded."""
+        seconds = self.front.settings.stream_timeout
+        if not seconds:
+            return
+
+        def end() -> None:
+            self.too_quiet = True
+            stream.kill()
+
+        self.quiet = asyncio.get_running_loop().call_later(seconds, end)
+
+    def _quiet_text(self) -> str:
+        return f"The worker was silent for {self.front.settings.stream_timeout:g} s"
 
     def _headers(self) -> dict[str, str]:
         return {"x-dynamo-worker-instance-id": str(self.worker.id)}

@@ -186,6 +186,8 @@ class ChatFrontend(_Chat):
                         return
                     if line.startswith("data: ") and line != "data: [DONE]":
                         yield json.loads(line[6:])
+        except RequestTimeout:
+            raise  # the server's
         except asyncio.TimeoutError:
             raise RequestTimeout(f"{base}: its answer took longer than the deadline of {self.deadline} s") from None
         except httpx.TimeoutException as error:

@@ -7,7 +7,9 @@ python human_in_the_loop.py --answer yes     # does not
 import argparse
 from typing import Literal, TypedDict
 
-from dynamo.langgraph.checkpoint.memory import InMemorySaver
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.memory import InMemorySaver
+
 from dynamo.langgraph.graph import END, START, StateGraph
 from dynamo.langgraph.types import Command, interrupt
 
@@ -42,8 +44,9 @@ if __name__ == "__main__":
     parser.add_argument("--answer", choices=["yes", "no"])
     args = parser.parse_args()
     for thread, amount in enumerate((30, 5000)):
-        config = {"configurable": {"thread_id": str(thread)}}
-        result = app.invoke({"amount": amount}, config)
+        config: RunnableConfig = {"configurable": {"thread_id": str(thread)}}
+        asking: State = {"amount": amount}
+        result = app.invoke(asking, config)
         for asked in result.get("__interrupt__", ()):
             print(asked.value["question"], end=" ", flush=True)
             answer = args.answer or input()

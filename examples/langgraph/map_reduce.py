@@ -28,8 +28,8 @@ def one_task_a_file(state: State) -> list[Send]:
     return [Send("count", {"file": file}) for file in state["files"]]
 
 
-def count(piece: Piece) -> State:
-    words = re.findall(r"[a-z]{4,}", pathlib.Path(piece["file"]).read_text(encoding="utf-8").lower())
+def count(state: Piece) -> State:
+    words = re.findall(r"[a-z]{4,}", pathlib.Path(state["file"]).read_text(encoding="utf-8").lower())
     return {"counts": Counter(words)}
 
 

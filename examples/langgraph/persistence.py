@@ -10,7 +10,8 @@ import operator
 from collections.abc import Iterator
 from typing import Annotated, Any, TypedDict
 
-from dynamo.langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.memory import InMemorySaver
+
 from dynamo.langgraph.graph import END, START, StateGraph
 
 
@@ -32,7 +33,7 @@ def saver_for(db: str | None) -> Iterator[Any]:
     if db is None:
         yield InMemorySaver()
         return
-    from dynamo.langgraph.checkpoint.sqlite import SqliteSaver
+    from langgraph.checkpoint.sqlite import SqliteSaver
 
     with SqliteSaver.from_conn_string(db) as saver:
         yield saver

@@ -17,8 +17,12 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import Runnable
 
+import dynamo.langgraph
 from dynamo.langgraph.graph import START, MessagesState, StateGraph
-from dynamo.langgraph.prebuilt import ToolNode, tools_condition
+
+dynamo.langgraph.install()  # what imports langgraph from here on gets dynamo's engine, such as these ready-made parts
+
+from langgraph.prebuilt import ToolNode, tools_condition  # noqa: E402
 
 WEATHER = {"oslo": "snow", "bergen": "rain", "tromsø": "polar night"}
 CLOTHES = {"snow": "a warm coat", "rain": "an umbrella", "polar night": "a lamp"}
@@ -82,6 +86,6 @@ app = graph.compile()
 
 if __name__ == "__main__":
     question = " ".join(sys.argv[1:]) or "How is the weather in Oslo and in Bergen?"
-    for message in app.invoke({"messages": [("user", question)]})["messages"]:
+    for message in app.invoke({"messages": [HumanMessage(question)]})["messages"]:
         calls = [f"{call['name']}({', '.join(call['args'].values())})" for call in getattr(message, "tool_calls", ())]
         print(f"{message.type:>5}: {message.content or ', '.join(calls)}")

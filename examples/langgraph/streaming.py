@@ -6,7 +6,7 @@ python streaming.py
 import asyncio
 
 from langchain_core.language_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
 
 from dynamo.langgraph.config import get_stream_writer
 from dynamo.langgraph.graph import END, START, MessagesState, StateGraph
@@ -32,15 +32,19 @@ app = graph.compile()
 
 
 async def main() -> None:
-    question = {"messages": [("user", "What do otters do at night?")]}
-    async for mode, part in app.astream(question, stream_mode=["values", "updates", "messages", "custom"]):
-        if mode == "values":
-            print(f"{mode:>9}: the state has {len(part['messages'])} messages")
-        elif mode == "messages":
-            chunk, about = part
-            print(f"{mode:>9}: {chunk.content!r} from {about['langgraph_node']}")
+    question: MessagesState = {"messages": [HumanMessage("What do otters do at night?")]}
+    # version="v2": parts with a type, which type checkers know too.
+    async for part in app.astream(question, stream_mode=["values", "updates", "messages", "custom"], version="v2"):
+        if part["type"] == "values":
+            shown = f"the state has {len(part['data']['messages'])} messages"
+        elif part["type"] == "messages":
+            chunk, about = part["data"]
+            shown = f"{chunk.content!r} from {about['langgraph_node']}"
+        elif part["type"] == "updates":
+            shown = f"{list(part['data'])}"
         else:
-            print(f"{mode:>9}: {list(part) if mode == 'updates' else part}")
+            shown = f"{part['data']}"
+        print(f"{part['type']:>9}: {shown}")
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ from typing import Any, Literal
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langgraph.checkpoint.memory import InMemorySaver
 
 from dynamo.graphs import ChatFrontend, serve_graph
-from dynamo.langgraph.checkpoint.memory import InMemorySaver
 from dynamo.langgraph.graph import START, MessagesState, StateGraph
 from dynamo.langgraph.pregel import Pregel
 

@@ -6,6 +6,8 @@ import importlib.util
 import json
 import re
 import signal
+import subprocess
+import sys
 import time
 import urllib.request
 from itertools import pairwise
@@ -16,6 +18,8 @@ from dynamo.runtime import DistributedRuntime
 
 from ..conftest import ROOT
 from ..frontend.stack import EOS, run, stack, text_of
+
+EXAMPLES = ROOT / "examples"
 
 pytest.importorskip("langgraph.checkpoint.memory", reason="the extra langgraph is not installed")
 
@@ -69,6 +73,14 @@ def test_threads_in_a_file_are_there_the_next_time(run_python):
     first = output_of(run_python, "langgraph/persistence.py", "--db", "notes.sqlite")
     second = output_of(run_python, "langgraph/persistence.py", "--db", "notes.sqlite")
     assert "Grace: ['compilers']" in first and "Grace: ['compilers', 'compilers']" in second
+
+
+def test_the_programs_are_typed():
+    pytest.importorskip("mypy")
+    files = [str(place) for folder in ("langgraph", "langgraph_agent") for place in (EXAMPLES / folder).glob("*.py")]
+    how = ["--strict", "--config-file", "pyproject.toml", "--no-error-summary", "--no-pretty"]
+    out = subprocess.run([sys.executable, "-m", "mypy", *how, *files], capture_output=True, text=True, cwd=ROOT)
+    assert out.returncode == 0, out.stdout + out.stderr
 
 
 # ---------------------------------------------------------------- the agent on a served model

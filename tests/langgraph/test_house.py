@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import gc
 import operator
+import os
+import sys
 import threading
 from typing import Annotated, TypedDict
 
@@ -13,8 +16,10 @@ pytest.importorskip("langgraph.checkpoint.memory", reason="the extra langgraph i
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
+from dynamo._runtime import ResponseStream
 from dynamo.errors import InvalidArgument, NotFound, RemoteError, RequestTimeout, Unavailable
 from dynamo.graphs import ChatEndpoint, ChatFrontend, endpoint_node, serve_graph
+from dynamo.langgraph.errors import NodeTimeoutError
 from dynamo.langgraph.graph import END, START, MessagesState, StateGraph
 from dynamo.langgraph.types import Command, RetryPolicy, interrupt
 from dynamo.llm.affinity import home_of
@@ -255,7 +260,9 @@ def test_a_thread_stays_with_its_worker_and_leaves_it_only_when_it_is_gone():
                 config = {"configurable": {"thread_id": thread}}
                 return (await graph.ainvoke({"messages": ["hi"]}, config))["messages"][-1].content
 
-            homes = {thread: {await ask(thread) for _ in range(4)} for thread in map(str, range(12))}
+            homes = {}
+            for thread in map(str, range(12)):
+                homes[thread] = {await ask(thread) for _ in range(4)}
             assert all(len(home) == 1 for home in homes.values())
             assert len(set().union(*homes.values())) > 1
 
@@ -282,6 +289,101 @@ def test_what_cannot_be_sent_is_named():
             endpoint_node(client, deadline=0)
 
     run(main())
+
+
+def test_the_time_limit_of_a_node_cancels_the_request():
+    async def main():
+        ended = asyncio.Event()
+
+        async def handler(request, context):
+            try:
+                yield "a"
+                await asyncio.sleep(60)
+                yield "b"
+            finally:
+                ended.set()
+
+        async with serving(handler) as client:
+            graph = one_node(MessagesState, client, timeout=0.1).compile()
+            with pytest.raises(NodeTimeoutError):
+                await graph.ainvoke({"messages": ["hi"]})
+            await asyncio.wait_for(ended.wait(), 5)
+
+    run(main())
+
+
+def test_of_three_hundred_runs_that_end_in_every_way_nothing_is_left():
+    async def main():
+        running = 0
+
+        async def handler(request, context):
+            nonlocal running
+            running += 1
+            try:
+                number = int(request["messages"][-1]["content"])
+                yield "one "
+                if number % 4 == 1:
+                    raise ValueError(number)
+                if number % 4 == 2:
+                    await asyncio.sleep(60)
+                yield "two"
+            finally:
+                running -= 1
+
+        async with serving(handler, handler) as client:
+            graph = one_node(MessagesState, endpoint_node(client, deadline=20)).compile()
+            others = asyncio.all_tasks()
+
+            async def one(number):
+                given = {"messages": [str(number)]}
+                config = {"configurable": {"thread_id": str(number)}}
+                if number % 4 == 3:  # a reader that leaves
+                    stream = graph.astream(given, config, stream_mode="messages")
+                    await anext(stream)
+                    await stream.aclose()
+                    return "left"
+                async with contextlib.AsyncExitStack() as stack:
+                    if number % 4 == 2:
+                        task = asyncio.current_task()
+                        timer = asyncio.get_running_loop().call_later(0.05 + number % 7 / 100, task.cancel)
+                        stack.callback(timer.cancel)
+                    return (await graph.ainvoke(given, config))["messages"][-1].content
+
+            for _ in range(3):
+                tasks = [asyncio.ensure_future(one(number)) for number in range(100)]
+                done = await asyncio.gather(*tasks, return_exceptions=True)
+                assert done[0::4] == ["one two"] * 25 and done[3::4] == ["left"] * 25
+                assert all(isinstance(error, ValueError) for error in done[1::4])
+                assert all(isinstance(error, asyncio.CancelledError) for error in done[2::4])
+
+            async def quiet():
+                while running or asyncio.all_tasks() - others - {asyncio.current_task()}:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+            await asyncio.wait_for(quiet(), 10)
+            del tasks, done  # errors hold the frames that they went through
+            gc.collect()
+            assert not [one for one in gc.get_objects() if type(one) is ResponseStream]
+
+    run(main())
+
+
+def test_synchronous_calls_leave_no_descriptors():
+    async def main():
+        async with serving(words) as client:
+            graph = one_node(MessagesState, client).compile()
+
+            def work(times):
+                for _ in range(times):
+                    graph.invoke({"messages": ["hi"]})
+                gc.collect()
+                return len(os.listdir("/proc/self/fd"))
+
+            before = await asyncio.to_thread(work, 5)
+            assert await asyncio.to_thread(work, 60) <= before + 2
+
+    if sys.platform == "linux":
+        run(main())
 
 
 # ---------------------------------------------------------------- a graph is an endpoint
@@ -391,7 +493,7 @@ def test_a_graph_that_cannot_be_a_model_is_refused():
 
 # ---------------------------------------------------------------- a graph is a model
 @contextlib.asynccontextmanager
-async def offered(*graphs, **options):
+async def offered(*graphs, stream_timeout=None, **options):
     """An openai client of a front end with these graphs as the model "agent", each a worker."""
     import openai
 
@@ -399,7 +501,7 @@ async def offered(*graphs, **options):
 
     loop = asyncio.get_running_loop()
     runtime = DistributedRuntime(loop, "mem")
-    front = Frontend(runtime, port=0, settings=Settings.from_environment({}))
+    front = Frontend(runtime, port=0, settings=Settings.from_environment({}, stream_timeout=stream_timeout))
     await front.start()
     async with contextlib.AsyncExitStack() as stack:
         for graph in graphs:
@@ -522,6 +624,34 @@ def test_a_client_that_leaves_cancels_the_run():
             await begun.wait()
             await stream.close()
             await asyncio.wait_for(ended.wait(), 5)
+
+    run(main())
+
+
+def test_a_worker_that_is_silent_for_too_long_is_given_up():
+    import openai
+
+    async def main():
+        async def silent(request, context):
+            if request["messages"][-1]["content"] == "begin":
+                yield "one "
+            await asyncio.sleep(60)
+            yield "two"
+
+        async with (
+            serving(silent) as model,
+            offered(one_node(MessagesState, model).compile(), stream_timeout=0.2) as client,
+        ):
+            with pytest.raises(openai.APIStatusError, match=r"silent for 0\.2 s") as caught:
+                await client.chat.completions.create(**ask("hi"))
+            assert caught.value.status_code == 504
+            stream = await client.chat.completions.create(**ask("begin"), stream=True)
+            with pytest.raises(openai.APIError, match="silent"):
+                async for _ in stream:
+                    pass
+            with pytest.raises(openai.BadRequestError, match="query_instance_id"):
+                asked = {"nvext": {"annotations": ["query_instance_id:"]}}
+                await client.chat.completions.create(**ask("hi"), extra_body=asked)
 
     run(main())
 

@@ -14,6 +14,7 @@ twins here perform each in its way.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
@@ -222,7 +223,10 @@ class Pregel(PregelProtocol[StateT, ContextT, InputT, OutputT], Generic[StateT, 
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """For notebooks: a picture that nothing has to be fetched for."""
-        return {"text/plain": repr(self), "image/svg+xml": self._repr_svg_()}
+        shown = {"text/plain": repr(self)}
+        with suppress(ImportError):  # drawings are made of langchain-core's parts
+            shown["image/svg+xml"] = self._repr_svg_()
+        return shown
 
     def _repr_svg_(self) -> str:
         from dynamo.graphs.picture import draw
