@@ -4,7 +4,6 @@ The engine comes here only when something is wrong.
 """
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Any
 
 from dynamo.langgraph._internal._names import own
@@ -20,6 +19,8 @@ def _said(value: Any, limit: int = 200) -> str:
 
 def _instead(name: str, known: Iterable[str]) -> str:
     """What is there in the place of an unknown name, the most similar one first."""
+    from difflib import get_close_matches
+
     names = [one for one in known if not one.startswith("__")]
     close = get_close_matches(str(name), names, 1)
     return f"did you mean {close[0]!r}?" if close else f"there are {_said(sorted(names))}"
