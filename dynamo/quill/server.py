@@ -46,10 +46,10 @@ _LONGEST_MS = 3_600_000
 class _Method:
     """A registered handler: how it is called, and what it gives."""
 
-    def __init__(self, path: str, call: Callable[..., Any], type: Any, stream_request: bool, timeout_ms: int) -> None:
+    def __init__(self, path: str, call: Callable[..., Any], wanted: Any, stream_request: bool, timeout_ms: int) -> None:
         self.path = path
         self.call = call
-        self.type = type
+        self.type = wanted
         self.stream_request = stream_request
         self.timeout_ms = timeout_ms
         self.context = _context_of(call)

@@ -131,6 +131,41 @@ def test_headers_token_and_key_reach_the_server(mirrored):
     assert seen["x-request-source"] == "again"
 
 
+def test_headers_go_with_every_kind_of_call():
+    good, stream, health = answer(b"{}"), answer(frame(b"", 2)), answer(b"ok")
+    with scripted_server(*[good] * 4, *[stream] * 2, *[good] * 2, *[stream] * 2, health) as (url, heard):
+        client = quill.QuillClient(url)
+        client.set_header("X-Mine", "yes")
+        client.set_bearer_token("t")
+        client.call("a.B", "C", b"")
+        client.call_json("a.B", "C", {})
+        asyncio.run(client.acall("a.B", "C", b""))
+        asyncio.run(client.acall_json("a.B", "C", {}))
+        list(client.call_stream("a.B", "C", b""))
+
+        async def read(stream):
+            return [m async for m in stream]
+
+        asyncio.run(read(client.acall_stream("a.B", "C", b"")))
+        client.upload_stream("a.B", "C", [])
+        asyncio.run(client.aupload_stream("a.B", "C", []))
+        list(client.call_bidirectional("a.B", "C", []))
+        asyncio.run(read(client.acall_bidirectional("a.B", "C", [])))
+        assert client.health_check()
+        assert len(heard) == 11
+        for request in heard:
+            assert b"\r\nX-Mine: yes\r\nAuthorization: Bearer t\r\n" in request
+        assert [b"quill-credits: 16\r\n" in request for request in heard] == [False] * 8 + [True] * 2 + [False]
+
+
+def test_the_server_is_told_how_long_it_has(mirrored):
+    client = quill.QuillClient(mirrored, timeout_ms=7000)
+    assert client.call_json("a.B", "C", {})["headers"]["quill-timeout-ms"] == "7000"
+    assert client.call_json("a.B", "C", {}, timeout_ms=900)["headers"]["quill-timeout-ms"] == "900"
+    client.set_header("Quill-Timeout-MS", "5")
+    assert client.call_json("a.B", "C", {}, timeout_ms=900)["headers"]["quill-timeout-ms"] == "5"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("X", "a\r\nY: b"), ("X", "a\nb"), ("X", "a\0b"), ("X Y", "a"), ("", "a"), ("X:", "a"), ("Content-Length", "3"),
@@ -410,6 +445,18 @@ def test_large_bodies_are_compressed_and_answers_made_whole():
             assert b"Content-Encoding: zstd\r\n" in head
             assert len(body) < len(text)
             assert decompress(body, len(text)) == text
+
+
+def test_compression_works_for_json_and_for_the_request_of_a_stream(client):
+    text = "again and " * 500
+    packed = quill.QuillClient(client.base_url, enable_compression=True)
+    assert packed.call_json(*ECHO, {"text": text}) == {"text": text}
+    assert asyncio.run(packed.acall_json(*ECHO, {"text": text})) == {"text": text}
+    with scripted_server(answer(frame(b"x", 3))) as (url, heard):
+        assert list(quill.QuillClient(url, enable_compression=True).call_stream("a.B", "C", text.encode())) == [b"x"]
+        head, _, body = heard[0].partition(b"\r\n\r\n")
+        assert b"Content-Encoding: zstd\r\n" in head
+        assert decompress(body, 10000) == text.encode()
 
 
 def test_what_does_not_shrink_is_sent_as_it_is(mirrored):
@@ -734,6 +781,27 @@ def test_retries_are_off_by_default_and_stay_within_the_time():
         with pytest.raises(quill.RpcError):
             quill.QuillClient(url, timeout_ms=50, retries=100).call("a.B", "C", b"", idempotent=True)
         assert time.monotonic() - start < 2
+
+
+def test_the_pauses_between_attempts_grow_and_differ():
+    from dynamo.quill.client import _pause
+
+    later = time.monotonic() + 1000
+    broken = errors.ConnectionFailed("refused")
+    for attempt, middle in enumerate([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30, 30]):
+        pauses = [_pause(broken, attempt, 100, later) for _ in range(200)]
+        assert all(0.9 * middle <= pause <= 1.1 * middle for pause in pauses)
+        assert len(set(pauses)) > 100
+    asked = quill.RpcError(503, headers={"retry-after": "17"})
+    assert _pause(asked, 0, 3, later) == 17
+    assert _pause(asked, 0, 3, time.monotonic() + 16) is None  # it would be too late
+    assert _pause(broken, 3, 3, later) is None  # that was the last
+    assert _pause(errors.RequestTimeout("late"), 0, 3, later) is None
+    for status in (408, 425, 429, 502, 503, 504):
+        assert _pause(quill.RpcError(status), 0, 3, later) is not None
+    for status in (400, 401, 403, 404, 409, 499, 500, 501):
+        assert _pause(quill.RpcError(status), 0, 3, later) is None
+    assert _pause(errors.RemoteError("no HTTP"), 0, 3, later) is None
 
 
 # ---- health

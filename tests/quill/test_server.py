@@ -1,6 +1,7 @@
 """QuillServer, called by our client and by people's own: httpx and curl."""
 
 import asyncio
+import functools
 import json
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from dynamo import errors, quill
 from dynamo._quill import compress, decompress, messages
 
-from .peers import frame
+from .peers import frame, scripted_server
 
 
 class Point(msgspec.Struct):
@@ -109,6 +110,26 @@ def server(seen):
             "what": errors.InvalidArgument("no"),
             "where": errors.NotFound("gone"),
         }[request.decode()]
+
+    @server.method("t.S", "Raise")
+    async def refuse_so(request):
+        raise quill.RpcError(request["status"], request.get("title", ""), detail="why", type=request.get("type", ""))
+
+    said = {
+        b"late": errors.RequestTimeout("late"),
+        b"nobody": errors.Unavailable("nobody"),
+        b"stopped": errors.Cancelled("stopped"),
+        b"busy": errors.Overloaded("full"),
+    }
+
+    @server.method("t.S", "Say")
+    async def say(request):
+        raise said.get(request, KeyError("of ours"))
+
+    @server.method("t.S", "SayStream")
+    async def say_stream(request):
+        raise said.get(request, KeyError("of ours"))
+        yield b""
 
     with server:
         yield server
@@ -465,3 +486,184 @@ def test_an_endpoint_of_the_runtime_is_exposed_in_one_line(run_python, tmp_path)
         await asyncio.gather(serving, return_exceptions=True)
 
     asyncio.run(asyncio.wait_for(main(), 30))
+
+
+# ---- the rest of the contract, row by row
+
+
+@pytest.mark.parametrize(
+    ("status", "title"),
+    [(400, "Bad request"), (401, "Unauthenticated"), (403, "Permission denied"), (404, "Not found"), (409, "Conflict"),
+     (412, "Failed precondition"), (429, "Resource exhausted"), (499, "Cancelled"), (500, "Internal server error"),
+     (501, "Unimplemented"), (503, "Unavailable"), (504, "Deadline exceeded")],
+)  # fmt: skip
+def test_every_status_of_an_rpc_error_arrives_with_all_its_fields(client, server, status, title):
+    with pytest.raises(quill.RpcError) as caught:
+        client.call_json("t.S", "Raise", {"status": status})
+    error = caught.value
+    assert (error.status, error.title, error.detail, error.type) == (status, title, "why", f"urn:quill:error:{status}")
+    assert isinstance(error, quill.DeadlineExceeded) is (status == 504)
+    answer = post(server, "Raise", b'{"status": %d, "type": "urn:t:x", "title": "T"}' % status,
+                  content_type="application/json")  # fmt: skip
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json() == {"type": "urn:t:x", "title": "T", "status": status, "detail": "why"}
+
+
+def test_what_a_problem_says_beside_its_title_is_kept():
+    said = b'{"type": "urn:a", "title": "Busy", "status": 503, "detail": "d", "instance": "/calls/7", "more": 1}'
+    head = (
+        b"HTTP/1.1 503 Busy\r\nContent-Type: application/problem+json\r\nRetry-After: 7\r\nContent-Length: %d\r\n\r\n"
+    )
+    with scripted_server(head % len(said) + said) as (url, _), pytest.raises(quill.RpcError) as caught:
+        quill.QuillClient(url).call("a.B", "C", b"")
+    error = caught.value
+    assert (error.instance, error.headers["retry-after"], error.type) == ("/calls/7", "7", "urn:a")
+
+
+@pytest.mark.parametrize(
+    ("word", "status"), [("late", 504), ("nobody", 503), ("stopped", 499), ("busy", 429), ("a thing of ours", 500)]
+)
+def test_errors_of_the_house_in_streams_and_calls_alike(server, client, word, status):
+    for method in ("Say", "SayStream"):
+        assert post(server, method, word.encode()).status_code == status
+    with pytest.raises(quill.RpcError) as caught:
+        client.call_stream("t.S", "SayStream", word.encode())
+    assert caught.value.status == status
+
+
+def test_the_shortest_of_all_times_counts():
+    server = quill.QuillServer(timeout_ms=10_000)
+
+    @server.method("t.S", "Short", timeout_ms=50)
+    async def short(request):
+        await asyncio.sleep(30)
+
+    @server.method("t.S", "Long")
+    async def long(request):
+        await asyncio.sleep(30)
+
+    with server:
+        client = quill.QuillClient(server.address, timeout_ms=20_000)
+        for method, given in (("Short", None), ("Short", 10_000), ("Long", 60)):
+            start = time.monotonic()
+            with pytest.raises(TimeoutError):
+                client.call("t.S", method, b"", timeout_ms=given)
+            assert time.monotonic() - start < 5
+
+
+def test_a_plain_auth_hook_decides_for_streams_too():
+    server = quill.QuillServer(auth=lambda headers: headers.get("x-api-key") == "k")
+
+    @server.method("t.S", "Count")
+    async def count(request):
+        yield b"1"
+
+    @server.method("t.S", "Join", stream_request=True)
+    async def join(requests):
+        return b"".join([request async for request in requests])
+
+    with server:
+        client = quill.QuillClient(server.address)
+        for call in (
+            lambda: list(client.call_stream("t.S", "Count", b"")),
+            lambda: client.upload_stream("t.S", "Join", [b"a"]),
+            lambda: asyncio.run(client.aupload_stream("t.S", "Join", [b"a"])),
+            lambda: client.call("t.S", "Gone", b""),
+        ):
+            with pytest.raises(quill.RpcError) as caught:
+                call()
+            assert caught.value.status in (401, 404)
+        client.set_api_key("k")
+        assert list(client.call_stream("t.S", "Count", b"")) == [b"1"]
+        assert client.upload_stream("t.S", "Join", [b"a", b"b"]) == b"ab"
+        assert httpx.post(f"{server.address}/t.S/Count").json()["title"] == "Unauthenticated"
+
+
+def test_connections_at_one_time_are_limited():
+    server = quill.QuillServer(max_connections=1)
+    server.method("t.S", "Echo")(lambda request: request)
+    with server:
+        client = quill.QuillClient(server.address)
+        assert client.call("t.S", "Echo", b"first") == b"first"
+        with pytest.raises(quill.RpcError, match="too many connections") as caught:
+            quill.QuillClient(server.address).call("t.S", "Echo", b"")
+        assert (caught.value.status, caught.value.headers["retry-after"]) == (503, "1")
+        assert client.call("t.S", "Echo", b"still") == b"still"
+
+
+def test_a_stop_cuts_what_does_not_end_in_time(seen):
+    server = quill.QuillServer()
+    begun, ended = threading.Event(), threading.Event()
+
+    @server.method("t.S", "Sleep")
+    async def sleep(request):
+        begun.set()
+        try:
+            await asyncio.sleep(30)
+        finally:
+            ended.set()
+
+    server.start()
+    results = []
+
+    def call():
+        try:
+            quill.QuillClient(server.address).call("t.S", "Sleep", b"")
+        except (ConnectionError, quill.RpcError) as error:
+            results.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    assert begun.wait(10)
+    start = time.monotonic()
+    server.stop(grace=0.1)
+    thread.join(10)
+    assert time.monotonic() - start < 5
+    assert len(results) == 1
+    assert ended.wait(10)
+
+
+def test_any_callable_is_a_handler():
+    class Counter:
+        def __init__(self):
+            self.calls = 0
+
+        async def __call__(self, request, *, context):
+            self.calls += 1
+            return {"calls": self.calls, "id": context.id()}
+
+    async def add(amount, request):
+        return {"sum": amount + request}
+
+    server = quill.QuillServer()
+    counter = Counter()
+    server.method("t.S", "Counter")(counter)
+    server.method("t.S", "Add")(functools.partial(add, 40))
+    with server:
+        client = quill.QuillClient(server.address)
+        client.set_header("X-Request-Id", "a")
+        assert client.call_json("t.S", "Counter", None) == {"calls": 1, "id": "a"}
+        assert client.call_json("t.S", "Add", 2) == {"sum": 42}
+
+
+def test_an_exposed_endpoint_tells_its_errors(run_python):
+    class Client:
+        def generate(self, request, annotated, context):
+            if request == "gone":
+                raise errors.Unavailable("no instances")
+
+            async def items():
+                yield {"request": request}
+                yield {"id": context.id()}
+
+            return items()
+
+    server = quill.QuillServer()
+    server.expose("llm.v1.LLM", "Generate", Client(), timeout_ms=5000)
+    with server:
+        client = quill.QuillClient(server.address)
+        client.set_header("X-Request-Id", "r1")
+        assert client.call_json("llm.v1.LLM", "Generate", "a") == [{"request": "a"}, {"id": "r1"}]
+        with pytest.raises(quill.RpcError, match="no instances") as caught:
+            client.call_json("llm.v1.LLM", "Generate", "gone")
+        assert caught.value.status == 503
