@@ -591,7 +591,7 @@ def test_connections_at_one_time_are_limited():
         assert client.call("t.S", "Echo", b"still") == b"still"
 
 
-def test_a_stop_cuts_what_does_not_end_in_time(seen):
+def test_a_stop_cuts_what_does_not_end_in_time():
     server = quill.QuillServer()
     begun, ended = threading.Event(), threading.Event()
 
@@ -646,7 +646,7 @@ def test_any_callable_is_a_handler():
         assert client.call_json("t.S", "Add", 2) == {"sum": 42}
 
 
-def test_an_exposed_endpoint_tells_its_errors(run_python):
+def test_an_exposed_endpoint_tells_its_errors():
     class Client:
         def generate(self, request, annotated, context):
             if request == "gone":
