@@ -14,6 +14,11 @@ cdef class DType:
     There is one object of each type, so `is` works as well as ``==``. Where a dtype is asked for, its name and NumPy's
     dtypes are taken too.
 
+    Attributes
+    ----------
+    name : str
+        ``"float32"`` and its like; also what `str` gives.
+
     Examples
     --------
     >>> DType.bfloat16()

@@ -619,7 +619,8 @@ cdef class Tensor:
     Notes
     -----
     ``len(t)`` counts the elements, so an empty tensor is false. Memory of its own is 64-byte aligned; what views it, by
-    slicing, ``memoryview``, DLPack or ``to_numpy(copy=False)``, keeps it alive.
+    slicing, ``memoryview``, DLPack or ``to_numpy(copy=False)``, keeps it alive. A notebook shows a preview and, of two
+    dimensions, a heat map.
 
     Examples
     --------

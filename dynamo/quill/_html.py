@@ -68,11 +68,23 @@ def _heat_map(tensor: Tensor) -> str:
     low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
     data = _png([[_colour(value, low, high) for value in row] for row in cells])
     scale = max(1, 192 // max(len(cells), len(cells[0])))
+    ends = _number(float(low)), _number(float(high))
     return (
-        f'<img alt="heat map, {_number(float(low))} to {_number(float(high))}" width="{len(cells[0]) * scale}" '
+        f'<img alt="heat map, {ends[0]} to {ends[1]}" width="{len(cells[0]) * scale}" '
         f'height="{len(cells) * scale}" style="image-rendering:pixelated" '
-        f'src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+        f'src="data:image/png;base64,{base64.b64encode(data).decode()}">' + _legend(ends, down, across, cells)
     )
+
+
+def _legend(ends: tuple[str, str], down: int, across: int, cells: list[list[float]]) -> str:
+    colours = ", ".join(f"rgb{stop}" for stop in _STOPS)
+    bar = f"display:inline-block;width:96px;height:0.7em;background:linear-gradient(to right, {colours})"
+    text = f'{ends[0]} <span style="{bar}"></span> {ends[1]}'
+    if down * across > 1:
+        text += f"; a cell is the mean of {down} x {across}"
+    if not all(math.isfinite(value) for row in cells for value in row):
+        text += "; grey is not finite"
+    return f'<div style="font-size:smaller">{text}</div>'
 
 
 # Dark blue, green, yellow: lightness grows all the way, so it also reads in grey.

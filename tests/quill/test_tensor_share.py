@@ -382,6 +382,11 @@ def test_notebooks_show_a_preview_and_a_heat_map():
     shown = Tensor.from_numpy(np.arange(600.0).reshape(20, 30), "<w>")._repr_html_()
     assert "&lt;w&gt;" in shown and "float64, 20 x 30, 4,800 bytes, 0 to 599" in shown
     assert "data:image/png;base64," in shown and "..." in shown
+    assert "0 <span" in shown and "a cell is" not in shown and "grey" not in shown
+    wide = np.ones((3, 300))
+    wide[1, 7] = np.nan
+    shown = Tensor.from_numpy(wide)._repr_html_()
+    assert "a cell is the mean of 1 x 5; grey is not finite" in shown and "linear-gradient" in shown
     assert "<img" not in Tensor([1.0, 2.0])._repr_html_()
     shapes = [[0], [], [3, 3], [2, 3, 4], [0, 5], [3, 300]]
     for shape in shapes:
