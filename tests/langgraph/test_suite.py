@@ -20,10 +20,23 @@ def fetched(*names):
     assert done.returncode == 0, done.stderr
 
 
+AGENTS = "tests/unit_tests/agents/"
+SHARES = {
+    "langgraph": ("--fast",),
+    "prebuilt": (),
+    "supervisor": (),
+    "agents": (
+        "--",
+        "tests/unit_tests/agents/test_react_agent.py",
+        "tests/unit_tests/agents/test_subagent_streaming.py",
+    ),
+}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(540)
-@pytest.mark.parametrize("name", ["langgraph", "prebuilt"])
+@pytest.mark.parametrize("name", SHARES)
 def test_their_tests_pass_on_our_core(name):
     fetched(name)
-    done = subprocess.run([*TOOL, name, "--fast"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*TOOL, name, *SHARES[name]], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -150,9 +150,10 @@ class Tasks(Workplace):
         **kwargs: Any,
     ) -> asyncio.Future[Any]:
         """Start ``fn(*args, **kwargs)``."""
-        work: Any = fn(*args, **kwargs)
-        if self.turnstile is not None:
-            work = _in_turn(self.turnstile, work)
+        if self.turnstile is None:
+            work: Any = fn(*args, **kwargs)
+        else:
+            work = _in_turn(self.turnstile, fn, args, kwargs)
         context = None if CONTEXT_NOT_SUPPORTED else copy_context()
         future = run_coroutine_threadsafe(work, self.home, name=__name__, lazy=__next_tick__, context=context)
         return self.enter(future, __cancel_on_exit__, __reraise_on_exit__)  # type: ignore[no-any-return]
@@ -166,9 +167,9 @@ class Tasks(Workplace):
             raise_first(left)
 
 
-async def _in_turn(turnstile: asyncio.Semaphore, work: Awaitable[Any]) -> Any:
+async def _in_turn(turnstile: asyncio.Semaphore, fn: Callable[..., Awaitable[Any]], args: Any, kwargs: Any) -> Any:
     async with turnstile:
-        return await work
+        return await fn(*args, **kwargs)
 
 
 own(globals())
