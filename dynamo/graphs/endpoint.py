@@ -15,6 +15,7 @@ from dynamo.langgraph._internal._config import get_async_callback_manager_for_co
 from dynamo.langgraph._internal._runnable import RunnableCallable, watched
 
 if TYPE_CHECKING:
+    from langchain_core.messages import AIMessageChunk
     from langchain_core.runnables import RunnableConfig
 
 __all__ = ["endpoint_node"]
@@ -69,7 +70,7 @@ def endpoint_node(
         chosen = kind or ("chat" if _messages_of(state) is not None else "state")
         thread = thread_of(config)
         asked = request(state) if request is not None else _request(state, chosen, thread)
-        answer = _Answer(shown, config, _messages_of(state) or [])
+        answer = _Answer(shown, config, _messages_of(state) or [], result is not None or chosen == "graph")
         stream = items(client, asked, thread=thread, deadline=deadline, sticky=sticky)
         try:
             async for item in stream:
@@ -81,9 +82,9 @@ def endpoint_node(
             await stream.aclose()
         message = await answer.end()
         if result is not None:
-            return result(answer.items)
+            return result(answer.items or [])
         if chosen == "graph" and request is None:
-            return _output_of(answer.items, shown)
+            return _output_of(answer.items or [], shown)
         if message is None:
             return _together(answer.updates)
         if output is not None:
@@ -139,32 +140,43 @@ def _output_of(items: list[Any], name: str) -> Any:
 
 
 class _Answer:
-    """What has come, and who is told of it: listeners hear of a chat model's run, from its first text to its end."""
+    """What has come, and who is told of it: listeners hear of a chat model's run, from its first text to its end.
 
-    def __init__(self, name: str, config: "RunnableConfig", messages: Any) -> None:
+    Without listeners a text is only kept; pieces of messages are made for what is more than text.
+    """
+
+    def __init__(self, name: str, config: "RunnableConfig", messages: Any, keep: bool) -> None:
         self.name, self.config, self.messages = name, config, messages
-        self.items: list[Any] = []
+        self.items: list[Any] | None = [] if keep else None
         self.updates: list[Any] = []
-        self.chunks: list[Any] = []
+        self.texts: list[str] = []
+        self.more: list[AIMessageChunk] = []  # calls of tools, usage, how it ended
         self.id = str(uuid.uuid4())
+        self.watched = watched(config)
         self.run: Any = None
 
     async def take(self, item: Any) -> None:
-        self.items.append(item)
-        if not isinstance(item, str) and not is_chunk(item):
-            if item is not None:
-                self.updates.append(item)
-            return
-        chunk = chunk_of(item, self.id)
-        if chunk is None:
-            return
-        if not self.chunks and watched(self.config):
-            await self._begin()
-        self.chunks.append(chunk)
-        if self.run is not None:
+        if self.items is not None:
+            self.items.append(item)
+        if isinstance(item, str) and not self.watched:
+            self.texts.append(item)
+        elif isinstance(item, str) or is_chunk(item):
+            chunk = chunk_of(item, self.id)
+            if chunk is not None:
+                await self._said(chunk)
+        elif item is not None:
+            self.updates.append(item)
+
+    async def _said(self, chunk: "AIMessageChunk") -> None:
+        if self.watched:
             from langchain_core.outputs import ChatGenerationChunk
 
+            if self.run is None:
+                await self._begin()
             await self.run.on_llm_new_token(chunk.content, chunk=ChatGenerationChunk(message=chunk))
+        self.texts.append(str(chunk.content))
+        if chunk.tool_call_chunks or chunk.usage_metadata or chunk.response_metadata:
+            self.more.append(chunk.model_copy(update={"content": ""}))
 
     async def _begin(self) -> None:
         from langchain_core.messages import convert_to_messages
@@ -177,13 +189,18 @@ class _Answer:
 
     async def end(self) -> Any:
         """The message that the texts make up; None if there were none."""
-        if not self.chunks:
+        if not self.texts:
             return None
+        from langchain_core.messages import AIMessage, AIMessageChunk
         from langchain_core.messages.ai import add_ai_message_chunks
         from langchain_core.messages.utils import message_chunk_to_message
 
-        message: Any = message_chunk_to_message(add_ai_message_chunks(self.chunks[0], *self.chunks[1:]))
-        message.id = self.id
+        text = "".join(self.texts)
+        message: Any = AIMessage(text, id=self.id)
+        if self.more:
+            message = message_chunk_to_message(
+                add_ai_message_chunks(AIMessageChunk(content=text, id=self.id), *self.more)
+            )
         if self.run is not None:
             from langchain_core.outputs import ChatGeneration, LLMResult
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynamo.errors import InvalidArgument
 from dynamo.graphs.calls import THREAD
-from dynamo.graphs.chats import plain, usage_of
+from dynamo.graphs.chats import plain, to_openai, usage_of
 
 if TYPE_CHECKING:
     from dynamo.langgraph.pregel import Pregel
@@ -49,7 +49,7 @@ async def serve_graph(
     endpoint : where; others call it with `endpoint_node`, `ChatEndpoint` or a client
     graph : a compiled graph; one whose state has ``messages`` takes chat requests too
     model_name : register it under this name, so that every front end offers it as a chat model
-    nodes : whose messages are the answer of a chat request; by default all of the graph's nodes
+    nodes : whose messages are the answer of a chat request, graphs in them included; by default all of the graph's
     context_length : for the model's card; a graph has none of its own
     on_ready : called once requests can come
 
@@ -162,12 +162,15 @@ class ServedGraph:
             if thread is not None and self.keeps:
                 given = await self._next(config, messages)
             said = _Said(self.name, self.nodes)
-            async for mode, data in self.graph.astream(given, config, stream_mode=["messages", "values"]):
-                if mode == "values":
-                    said.state(data)
-                else:
-                    for chunk in said.message(*data):
+            modes: Any = ["messages", "values"]
+            async for ns, mode, data in self.graph.astream(given, config, stream_mode=modes, subgraphs=True):
+                if mode == "messages":
+                    message, about = data
+                    node = ns[0].partition(":")[0] if ns else about.get("langgraph_node")
+                    for chunk in said.message(message, node):
                         yield chunk
+                elif not ns:
+                    said.state(data)
             for chunk in said.end():
                 yield chunk
 
@@ -235,10 +238,10 @@ class _Said:
         if self.before is None:
             self.before = len(_messages(values))
 
-    def message(self, message: Any, about: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    def message(self, message: Any, node: str | None) -> Iterable[dict[str, Any]]:
         if message.type not in ("ai", "AIMessageChunk"):
             return
-        if self.nodes is not None and about.get("langgraph_node") not in self.nodes:
+        if self.nodes is not None and node not in self.nodes:
             return
         text = _text(message.content)
         if not text:
@@ -258,13 +261,21 @@ class _Said:
             question = asked[0]["value"]
             text = question if isinstance(question, str) else _text_of_question(question)
             yield self._chunk({"content": ("\n\n" if self.said else "") + text})
-        elif not self.said:
-            last = next((one for one in reversed(new) if getattr(one, "type", "") == "ai"), None)
-            if last is not None and _text(last.content):
-                yield self._chunk({"content": _text(last.content)})
+        last = new[-1] if new and getattr(new[-1], "type", "") == "ai" else None
+        calls = [] if last is None else _calls_of(last)
+        if not asked and not self.said and last is not None and _text(last.content):
+            yield self._chunk({"content": _text(last.content)})
+        if calls:  # tools of the client: the graph has left them open
+            yield self._chunk({"tool_calls": calls})
         usage = usage_of([one for one in new if hasattr(one, "usage_metadata")])
         more: dict[str, Any] = {"nvext": {"interrupts": asked}} if asked else {}
-        yield self._chunk({}, "stop", usage=usage, **more)
+        yield self._chunk({}, "tool_calls" if calls else "stop", usage=usage, **more)
+
+
+def _calls_of(message: Any) -> list[dict[str, Any]]:
+    """The calls of a message that nobody has answered, as OpenAI has them."""
+    (made,) = to_openai([message])
+    return [{"index": i, **call} for i, call in enumerate(made.get("tool_calls") or ())]
 
 
 def _messages(values: Any) -> list[Any]:

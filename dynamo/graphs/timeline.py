@@ -6,7 +6,8 @@ The times are those at which the engine told of a task's start and end, so a tas
 its superstep's beginning. What is inside a subgraph stands below its node, indented.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from dynamo.graphs.svg import document, element, escaped, short, text, text_widt
 __all__ = ["Task", "Timeline", "awatch", "watch"]
 
 MOST_ROWS = 120
+_SHOWN: dict[str, Any] = {"stream_mode": ["debug", "values"], "subgraphs": True}
 _INK, _SOFT, _LINE, _PAPER = "#1f2933", "#52606d", "#e4e7eb", "#ffffff"
 _ERROR, _STOP = "#d64545", "#e0a030"
 _PALETTE = ("#5b8def", "#2fa37c", "#9b7fe0", "#e07fae", "#4fb0c6", "#8a9a3b", "#c98544", "#7b8794")
@@ -135,9 +137,13 @@ class Timeline:
                 one["value"] if isinstance(one, Mapping) else one for one in told.get("interrupts") or ()
             ]
 
-    def close(self, error: BaseException | None = None) -> None:
-        """The run is over."""
-        self.error = error
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[None]:
+        """What happens in here is the run: an error of it is kept."""
+        try:
+            yield
+        except Exception as error:
+            self.error = error
 
     # ---- looking at it
     def rows(self) -> list[Row]:
@@ -186,35 +192,20 @@ def watch(graph: Any, input: Any, config: Any = None, **options: Any) -> Timelin
     -----
     An error of the run is kept: asking for ``output`` raises it.
     """
-    timeline, stream = _opened(graph, graph.stream, input, config, options)
-    try:
-        for namespace, mode, part in stream:
+    timeline = Timeline(graph.get_name())
+    with timeline.collecting():
+        for namespace, mode, part in graph.stream(input, config, **_SHOWN, **options):
             timeline.add(namespace, mode, part)
-    except Exception as error:
-        timeline.close(error)
-    else:
-        timeline.close()
     return timeline
 
 
 async def awatch(graph: Any, input: Any, config: Any = None, **options: Any) -> Timeline:
     """`watch` for asynchronous callers."""
-    timeline, stream = _opened(graph, graph.astream, input, config, options)
-    try:
-        async for namespace, mode, part in stream:
-            timeline.add(namespace, mode, part)
-    except Exception as error:
-        timeline.close(error)
-    else:
-        timeline.close()
-    return timeline
-
-
-def _opened(
-    graph: Any, stream: Callable[..., Any], input: Any, config: Any, options: dict[str, Any]
-) -> tuple[Timeline, Any]:
     timeline = Timeline(graph.get_name())
-    return timeline, stream(input, config, stream_mode=["debug", "values"], subgraphs=True, **options)
+    with timeline.collecting():
+        async for namespace, mode, part in graph.astream(input, config, **_SHOWN, **options):
+            timeline.add(namespace, mode, part)
+    return timeline
 
 
 # ---------------------------------------------------------------- the picture

@@ -145,9 +145,10 @@ def test_the_agent_calls_tools_of_a_scripted_model_and_each_prompt_begins_with_t
 
 
 @contextlib.contextmanager
-def mocked(run_python, gguf):
-    """`dynamo serve` with two mocked workers; its URL."""
-    options = ["--engine", "mocker", "--workers", "2", "--speedup", "0", "--port", "0", "--discovery", "mem"]
+def two_workers(run_python, gguf, engine):
+    """`dynamo serve` with two workers in one process; its URL."""
+    options = ["--engine", engine, "--workers", "2", "--port", "0", "--discovery", "mem"]
+    options += ["--speedup", "0"] if engine == "mocker" else ["--threads", "1"]
     process = run_python("-m", "dynamo", "serve", str(gguf), *options)
     lines = []
     for line in process.stdout:
@@ -171,8 +172,11 @@ def mocked(run_python, gguf):
         process.communicate(timeout=30)
 
 
-def test_the_agent_runs_on_mocked_workers_and_its_thread_hits_their_caches(run_python, tiny_gguf):
-    with mocked(run_python, tiny_gguf) as url:
+@pytest.mark.parametrize("engine", ["mocker", "llamacpp"])
+def test_the_agent_runs_on_served_workers_and_its_thread_hits_their_caches(run_python, tiny_gguf, engine):
+    if engine == "llamacpp":
+        pytest.importorskip("xllamacpp")
+    with two_workers(run_python, tiny_gguf, engine) as url:
         out = output_of(run_python, "langgraph_agent/agent.py", "--url", url, "What is 6 * 7?", "And 2 + 2?")
     cost = [tuple(map(int, row)) for row in re.findall(r"\[(\d+) tokens of prompt, (\d+) of them", out)]
     assert len(cost) >= 2 and "Traceback" not in out

@@ -544,6 +544,64 @@ def test_openai_clients_talk_to_a_graph():
     run(main())
 
 
+def test_texts_of_graphs_in_nodes_are_streamed_once():
+    async def main():
+        async with serving(words) as model:
+            inner = one_node(MessagesState, model, "inside").compile()
+            graph = StateGraph(MessagesState).add_node("sub", inner).add_node("last", model)
+            graph = graph.add_edge(START, "sub").add_edge("sub", "last").compile()
+            for nodes, want in ((None, "otters hold hands\n\notters hold hands"), (["sub"], "otters hold hands")):
+                async with offered(graph, nodes=nodes) as client:
+                    stream = await client.chat.completions.create(**ask("hi"), stream=True)
+                    texts = [chunk.choices[0].delta.content or "" async for chunk in stream]
+                    assert "".join(texts) == want and "hold " in texts
+                    assert (await client.chat.completions.create(**ask("hi"))).choices[0].message.content == want
+
+    run(main())
+
+
+def test_calls_of_tools_that_the_graph_leaves_open_are_the_clients():
+    async def main():
+        def node(state):
+            if state["messages"][-1].type == "tool":
+                return {"messages": [AIMessage(f"it is {state['messages'][-1].content}")]}
+            call = {"name": "clock", "args": {"zone": "UTC"}, "id": "c1"}
+            return {"messages": [AIMessage("", tool_calls=[call])]}
+
+        async with offered(one_node(MessagesState, node, "n").compile(checkpointer=InMemorySaver())) as client:
+            thread = {"metadata": {"thread_id": "t"}}
+            answer = (await client.chat.completions.create(**ask("time?"), extra_body=thread)).choices[0]
+            assert answer.finish_reason == "tool_calls"
+            (call,) = answer.message.tool_calls
+            assert (call.id, call.function.name, call.function.arguments) == ("c1", "clock", '{"zone": "UTC"}')
+            told = [
+                {"role": "user", "content": "time?"},
+                answer.message.model_dump(exclude_none=True),
+                {"role": "tool", "tool_call_id": "c1", "content": "noon"},
+            ]
+            again = await client.chat.completions.create(model="agent", messages=told, extra_body=thread)
+            assert again.choices[0].message.content == "it is noon"
+
+    run(main())
+
+
+def test_a_graph_is_on_the_live_page():
+    import httpx
+
+    async def main():
+        async with offered(talker()) as client, httpx.AsyncClient(base_url=client.front.url) as http:
+            await client.chat.completions.create(**ask("hi"))
+            state = (await http.get("/dashboard/state")).json()
+            (model,) = state["models"]
+            assert model["name"] == "agent" and [worker["state"] for worker in model["workers"]] == ["ready"]
+            (request,) = state["requests"]
+            assert request["state"] == "done" and request["finish"] == "stop" and request["ttft"] > 0
+            metrics = (await http.get("/metrics")).text
+            assert 'requests_total{model="agent",endpoint="chat_completions"' in metrics
+
+    run(main())
+
+
 def test_a_thread_is_a_conversation_whatever_the_client_sends_again():
     async def main():
         graphs = [talker(InMemorySaver()), talker(InMemorySaver())]

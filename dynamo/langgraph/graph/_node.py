@@ -72,6 +72,8 @@ if typing.TYPE_CHECKING:
         timeout: float | timedelta | TimeoutPolicy | None
         trace_policy: TracePolicy | None
 
+    from dynamo.runtime.client import Client
+
     StateNode: TypeAlias = (
         _Node[NodeInputT]
         | _NodeWithConfig[NodeInputT]
@@ -83,6 +85,7 @@ if typing.TYPE_CHECKING:
         | _NodeWithConfigWriterStore[NodeInputT]
         | _NodeWithRuntime[NodeInputT, ContextT]
         | Runnable[NodeInputT, Any]
+        | Client
     )
 else:
     StateNode: TypeAlias = Any

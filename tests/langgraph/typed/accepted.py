@@ -12,6 +12,7 @@ from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
 from pydantic import BaseModel
 
+from dynamo.graphs import endpoint_node, serve_graph
 from dynamo.langgraph.channels import LastValue, Topic
 from dynamo.langgraph.config import get_config, get_store, get_stream_writer
 from dynamo.langgraph.func import entrypoint, task
@@ -31,6 +32,7 @@ from dynamo.langgraph.types import (
     StreamWriter,
     interrupt,
 )
+from dynamo.runtime.client import Client
 
 
 class State(TypedDict):
@@ -213,3 +215,9 @@ made = Pregel(
     output_channels="out",
 )
 made.invoke(1)
+
+
+async def house(client: Client) -> None:
+    talk = StateGraph(MessagesState).add_node("answer", client)
+    talk.add_node("title", endpoint_node(client, output="title", deadline=1.5))
+    await serve_graph(client.endpoint, talk.compile(), "agent")
