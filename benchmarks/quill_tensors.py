@@ -78,7 +78,6 @@ def share(rounds):
         by_turns(f"copies of {size >> 10:,} KiB", ways, rounds)
     array = floats(1 << 20)
     tensor, raw, view = Tensor.from_numpy(array), array.tobytes(), Tensor.from_numpy
-    version = {"max_version": (1, 0)}
 
     def python_frames():
         view, out = memoryview(raw), []
@@ -97,9 +96,9 @@ def share(rounds):
     }, rounds)  # fmt: skip
     by_turns("views out: NumPy's, ours", {
         "memoryview(array)": lambda: memoryview(array),
-        "array.__dlpack__()": lambda: array.__dlpack__(**version),
+        "array.__dlpack__()": lambda: array.__dlpack__(),
         "memoryview(tensor)": lambda: memoryview(tensor),
-        "tensor.__dlpack__()": lambda: tensor.__dlpack__(**version),
+        "tensor.__dlpack__()": lambda: tensor.__dlpack__(),
         "np.asarray(tensor)": lambda: np.asarray(tensor),
     }, rounds)  # fmt: skip
     by_turns("1 MiB as frames, pickles", {

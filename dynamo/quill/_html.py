@@ -23,7 +23,8 @@ def tensor_html(tensor: Tensor) -> str:
     title = f"Tensor {tensor.name or ''}".rstrip()
     facts = f"{tensor.dtype.name}, {shape}, {tensor.size_bytes:,} bytes"
     if tensor.num_elements and not tensor.dtype.is_complex():
-        facts += f", {_number(tensor.min())} to {_number(tensor.max())}"
+        least, most = tensor.min(), tensor.max()
+        facts += ", with NaN" if least != least else f", {_number(least)} to {_number(most)}"
     parts = [f"<div><b>{escape(title)}</b> <span>{escape(facts)}</span>"]
     if tensor.num_elements:
         flat = tensor if tensor.ndim <= 2 else tensor[(0,) * (tensor.ndim - 2)]

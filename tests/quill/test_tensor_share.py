@@ -386,7 +386,11 @@ def test_notebooks_show_a_preview_and_a_heat_map():
     wide = np.ones((3, 300))
     wide[1, 7] = np.nan
     shown = Tensor.from_numpy(wide)._repr_html_()
-    assert "a cell is the mean of 1 x 5; grey is not finite" in shown and "linear-gradient" in shown
+    assert (
+        "bytes, with NaN" in shown
+        and "a cell is the mean of 1 x 5; grey is not finite" in shown
+        and "linear-gradient" in shown
+    )
     assert "<img" not in Tensor([1.0, 2.0])._repr_html_()
     shapes = [[0], [], [3, 3], [2, 3, 4], [0, 5], [3, 300]]
     for shape in shapes:
