@@ -45,7 +45,9 @@ def declaration_lines(text: str) -> set[int]:
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-            lines.update(range(first, node.body[0].lineno))
+            only = node.body[0]
+            bare = isinstance(only, ast.Expr) and isinstance(only.value, ast.Constant) and only.value.value is ...
+            lines.update(range(first, only.lineno + bare))  # a bare signature ends in "..."
         elif isinstance(node, (ast.Import, ast.ImportFrom, ast.AnnAssign)) or (
             isinstance(node, ast.Assign)
             and (

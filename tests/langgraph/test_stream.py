@@ -382,3 +382,13 @@ def test_a_child_that_fails_to_close_does_not_keep_others_from_being_closed():
     with pytest.raises(RuntimeError, match="cannot end"):
         mux.close()
     assert closed == [("a:1",), ("b:2",), ()]
+
+
+def test_a_transformer_that_only_awaits_is_refused_where_nothing_can_be_awaited():
+    class Awaits(UpdatesTransformer):
+        async def aprocess(self, event):
+            return self.process(event)
+
+    with pytest.raises(RuntimeError, match=r"Awaits requires an async run.*astream_events"):
+        StreamMux(factories=[Awaits])
+    assert StreamMux(factories=[Awaits], is_async=True).native_keys == {"updates"}

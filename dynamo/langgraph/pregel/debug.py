@@ -154,9 +154,9 @@ def _result(writes: Sequence[tuple[str, Any]], keys: str | Sequence[str]) -> Any
     for name, value in writes:
         if name == RETURN:
             return value
-    if isinstance(keys, str):
-        return map_task_result_writes([write for write in writes if write[0] == keys]).get(keys)
-    return map_task_result_writes([write for write in writes if write[0] in keys])
+    wanted = (keys,) if isinstance(keys, str) else keys
+    found = map_task_result_writes([write for write in writes if write[0] in wanted])
+    return found.get(keys) if isinstance(keys, str) else found
 
 
 def tasks_w_writes(

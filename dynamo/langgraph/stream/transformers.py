@@ -44,7 +44,7 @@ class _Projection(StreamTransformer):
     announced : each item is an event of that name in the log of the run, too
     """
 
-    _native = supports_sync = True
+    _native = True
     _key: ClassVar[str]
     _mode: ClassVar[str]
     _announced: ClassVar[str | None] = None
@@ -385,6 +385,8 @@ class SubgraphTransformer(_Projection, _TasksLifecycleBase, key="subgraphs"):
     found out once (`_deeds`, `_endings`), and performed in the lane of the run.
     """
 
+    supports_sync = True
+
     def _begin(self) -> None:
         self._handles: dict[tuple[str, ...], Handle] = {}
         self._mux: StreamMux | None = None
@@ -415,8 +417,8 @@ class SubgraphTransformer(_Projection, _TasksLifecycleBase, key="subgraphs"):
             child.status, child.error, child._seen_terminal = status, error, True
             if child._mux._events._closed:
                 continue
-            broken = err or (RuntimeError(error) if status == "failed" else None)
-            yield (child._mux, "fail", (broken,)) if broken else (child._mux, "close", ())
+            broken = RuntimeError(error) if err is None and status == "failed" else err
+            yield (child._mux, "close", ()) if broken is None else (child._mux, "fail", (broken,))
 
     def _deeds(self, event: ProtocolEvent) -> Iterator[Deed]:
         yield from self._endings(self._read(event))
