@@ -25,7 +25,13 @@ class Ask(NamedTuple):
     many: bool = False
 
 
-Script = Generator[Ask, Any, Any]
+class Done(NamedTuple):
+    """A call that was made already: its result for plain callers, what is to be awaited for others."""
+
+    begun: Any
+
+
+Script = Generator[Ask | Done, Any, Any]
 
 
 def ask(owner: Any, name: str, *args: Any, **options: Any) -> Ask:
@@ -38,6 +44,11 @@ def every(owner: Any, name: str, *args: Any, **options: Any) -> Ask:
     return Ask(owner, name, args, options, many=True)
 
 
+def done(begun: Any) -> Done:
+    """Give back a result, or wait for it."""
+    return Done(begun)
+
+
 def play(script: Script) -> Any:
     """Perform a script; returns what it returns."""
     answer: Any = None
@@ -46,6 +57,9 @@ def play(script: Script) -> Any:
             call = script.send(answer)
         except StopIteration as end:
             return end.value
+        if isinstance(call, Done):
+            answer = call.begun
+            continue
         answer = getattr(call.owner, call.name)(*call.args, **call.options)
         if call.many:
             answer = list(answer)
@@ -59,6 +73,9 @@ async def aplay(script: Script) -> Any:
             call = script.send(answer)
         except StopIteration as end:
             return end.value
+        if isinstance(call, Done):
+            answer = await call.begun
+            continue
         begun = getattr(call.owner, f"a{call.name}")(*call.args, **call.options)
         answer = [item async for item in begun] if call.many else await begun
 
