@@ -2,7 +2,7 @@
 
 import os
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -46,11 +46,12 @@ def curated_core_allowlist() -> set[tuple[str, ...]]:
     return {(cls.__module__, cls.__name__) for cls in found if isinstance(cls, type)}
 
 
-def build_serde_allowlist(
-    *, schemas: list[type[Any]] | None = None, channels: dict[str, Any] | None = None
-) -> set[tuple[str, ...]]:
-    """The messages, and every class that schemas and channels name."""
-    return curated_core_allowlist() | collect_allowlist_from_schemas(schemas=schemas, channels=channels)
+def strict_allowlist(schemas: Iterable[Any], channels: dict[str, Any]) -> set[tuple[str, ...]] | None:
+    """What savers may rebuild where they are strict: messages, and every class that schemas and channels name."""
+    if not STRICT_MSGPACK_ENABLED:
+        return None
+    named = [schema for schema in schemas if schema is not None]
+    return curated_core_allowlist() | collect_allowlist_from_schemas(schemas=named, channels=channels)
 
 
 def collect_allowlist_from_schemas(

@@ -600,11 +600,8 @@ class StateGraph(WithDefaults, Generic[StateT, ContextT, InputT, OutputT]):
         before, after = interrupt_before or [], interrupt_after or []
         self.validate(interrupt=[node for nodes in (before, after) if nodes != "*" for node in nodes])
         nodes = self._effective_nodes()
-        allowed = None
-        if _serde.STRICT_MSGPACK_ENABLED:
-            schemas = [schema for schema in (*self.schemas, self.context_schema) if schema is not None]
-            allowed = _serde.build_serde_allowlist(schemas=schemas, channels=self.channels)
-            saver = _serde.apply_checkpointer_allowlist(saver, allowed)
+        allowed = _serde.strict_allowlist((*self.schemas, self.context_schema), self.channels)
+        saver = _serde.apply_checkpointer_allowlist(saver, allowed)
         shown = self.schemas[self.output_schema]
         handlers = {key: spec.error_handler_node for key, spec in nodes.items() if spec.error_handler_node}
         compiled: CompiledStateGraph[StateT, ContextT, InputT, OutputT] = CompiledStateGraph(

@@ -2,7 +2,7 @@
 
 import dis
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CodeType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -49,20 +49,12 @@ def find_subgraph_pregel(candidate: "Runnable[Any, Any]") -> "PregelProtocol[Any
     return None
 
 
-def _inside(thing: Any) -> Iterator[Any]:
+def _inside(thing: Any) -> Iterable[Any]:
     """What a runnable is made of, as far as it shows."""
     if isinstance(thing, RunnableCallable):
-        for function in (thing.func, thing.afunc):
-            if function is not None:
-                yield from _runnables_of(function)
-        return
-    steps = _steps(thing)
-    if steps is not None:
-        yield from steps
-        return
-    lambda_class = loaded("langchain_core.runnables.base", "RunnableLambda")
-    if lambda_class is not None and isinstance(thing, lambda_class):
-        yield from thing.deps
+        functions = [function for function in (thing.func, thing.afunc) if function is not None]
+        return [found for function in functions for found in _runnables_of(function)]
+    return _parts(thing, "RunnableSequence", "RunnableLambda") or ()
 
 
 def _runnables_of(function: Any) -> Iterator[Any]:
@@ -72,12 +64,30 @@ def _runnables_of(function: Any) -> Iterator[Any]:
             yield owner
 
 
-def _steps(thing: Any) -> Any:
-    """The steps of a sequence, or None."""
+# Kinds of runnables of langchain-core -> what one consists of.
+_BASE, _PASSTHROUGH = "langchain_core.runnables.base", "langchain_core.runnables.passthrough"
+_KINDS: dict[str, tuple[str, Callable[[Any], Iterable[Any]]]] = {
+    "RunnableSequence": (_BASE, lambda thing: thing.steps),
+    "RunnableParallel": (_BASE, lambda thing: thing.steps__.values()),
+    "RunnableBindingBase": (_BASE, lambda thing: (thing.bound,)),
+    "RunnableAssign": (_PASSTHROUGH, lambda thing: (thing.mapper,)),
+    "RunnableLambda": (_BASE, lambda thing: thing.deps),
+}
+
+
+def _parts(thing: Any, *kinds: str) -> Iterable[Any] | None:
+    """What a sequence of ours consists of, or a runnable of one of these kinds; None for any other."""
     if isinstance(thing, RunnableSeq):
         return thing.steps
-    sequence = loaded("langchain_core.runnables.base", "RunnableSequence")
-    return thing.steps if sequence is not None and isinstance(thing, sequence) else None
+    for name in kinds:
+        if _is(thing, name):
+            return _KINDS[name][1](thing)
+    return None
+
+
+def _is(thing: Any, name: str) -> bool:
+    kind = loaded(_KINDS[name][0], name)
+    return kind is not None and isinstance(thing, kind)
 
 
 # Values of exactly these types lead nowhere; a subclass may have attributes.
@@ -173,32 +183,12 @@ def validate_timeout_supported(runnable: "Runnable[Any, Any]", *, name: str) -> 
 def _natively_async(runnable: Any) -> bool:
     if isinstance(runnable, RunnableCallable):
         return runnable.afunc is not None and not _only_threads(runnable.afunc)
-    steps = _steps(runnable)
-    if steps is None:
-        steps = _side_by_side(runnable)
-    if steps is not None:
-        return all(map(_natively_async, steps))
-    lambda_class = loaded("langchain_core.runnables.base", "RunnableLambda")
-    if lambda_class is not None and isinstance(runnable, lambda_class):
+    parts = _parts(runnable, "RunnableSequence", "RunnableParallel", "RunnableBindingBase", "RunnableAssign")
+    if parts is not None:
+        return all(map(_natively_async, parts))
+    if _is(runnable, "RunnableLambda"):
         return hasattr(runnable, "afunc")
-    if not is_runnable(runnable):
-        return False
-    return type(runnable).ainvoke is not runnable_class().ainvoke
-
-
-def _side_by_side(runnable: Any) -> Any:
-    """What runs inside a runnable that only passes on, or None."""
-    for module, name, attribute in (
-        ("langchain_core.runnables.base", "RunnableBindingBase", "bound"),
-        ("langchain_core.runnables.passthrough", "RunnableAssign", "mapper"),
-    ):
-        kind = loaded(module, name)
-        if kind is not None and isinstance(runnable, kind):
-            return (getattr(runnable, attribute),)
-    parallel = loaded("langchain_core.runnables.base", "RunnableParallel")
-    if parallel is not None and isinstance(runnable, parallel):
-        return list(runnable.steps__.values())
-    return None
+    return is_runnable(runnable) and type(runnable).ainvoke is not runnable_class().ainvoke
 
 
 def _only_threads(function: Any) -> bool:
