@@ -9,6 +9,7 @@ DIR is the unpacked source distribution of langgraph 1.2.22, for the graphs of i
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -191,7 +192,7 @@ def idle_key(figure, workers):
     names = [name for name in workers if name != FLOOR]
     for mode in ("ainvoke", "invoke"):
         many, few = figure("one of 101 keys", mode, names), figure("ring 100", mode, names)
-        each = ", ".join(f"{name} {(many[name] - few[name]) * 1e4 / 1:.3f}" for name in names)
+        each = ", ".join(f"{name} {(many[name] - few[name]) * 1e6 / 100 / 100:.3f}" for name in names)
         print(f"idle state key per superstep, us, {mode}: {each}")
 
 
@@ -253,12 +254,11 @@ def main():
     import importlib.util
 
     names = [OURS, FLOOR]
-    try:
+    with contextlib.suppress(ModuleNotFoundError):
         names += [PEER] if importlib.util.find_spec("langgraph.pregel") else []
-    except ModuleNotFoundError:
-        pass
     workers = {name: Worker(name, options) for name in names}
-    print(f"load {os.getloadavg()[0]:.1f}, {'clock' if options.wall else 'CPU'} time, best of {options.rounds} rounds\n")
+    kind = "clock" if options.wall else "CPU"
+    print(f"load {os.getloadavg()[0]:.1f}, {kind} time, best of {options.rounds} rounds\n")
     figure = table(workers, ROWS + (OFFICIAL if options.official else []), options)
     if not options.only:
         print()

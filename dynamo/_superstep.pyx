@@ -16,7 +16,7 @@ import weakref
 
 from dynamo._channels cimport IDLE_CLEARS, MISSING, idle_kind
 from dynamo._pregel cimport NodePlan, Preparer, apply_writes_to, read_channels
-from dynamo._pregel import checkpoint_id
+from dynamo._pregel import checkpoint_id, empty_checkpoint, fresh_channels
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
@@ -82,6 +82,7 @@ cdef enum:
     WRITE = 1           # what a ChannelWrite says
     BRANCH = 2          # read fresh, ask a path function, write where to go
     INVOKE = 3          # any other runnable
+    GRAPH = 4           # a compiled graph
 
 
 cdef class Step:
@@ -100,6 +101,7 @@ cdef class Step:
     cdef object finish
     cdef object pairs               # writes for a path function's result, if they are known without asking `finish`
     cdef bint merges
+    cdef Inner inner                # GRAPH
 
     def __init__(self, kind, runnable, *, func=None, afunc=None, kwargs=None, accepts=(), explode=False, recurse=False,
                  entries=(), reader=None, writer=None, finish=None, pairs=None, merges=False):
@@ -107,6 +109,8 @@ cdef class Step:
         self.func, self.afunc, self.kwargs, self.accepts = func, afunc, kwargs or None, tuple(accepts)
         self.explode, self.recurse, self.merges = explode, recurse, merges
         self.reader, self.writer, self.finish, self.pairs = reader, writer, finish, pairs
+        if kind == GRAPH:
+            self.inner = Inner(runnable)
 
     cdef dict injected(self, dict config, dict more):
         cdef dict kwargs = dict(self.kwargs) if self.kwargs is not None else {}
@@ -162,6 +166,8 @@ cdef class Step:
         if self.kind == WRITE:
             self.write(value, config)
             return value
+        if self.kind == GRAPH:
+            return self.inner.run(value, config)
         if self.kind == INVOKE or self.func is None:
             return self.runnable.invoke(value, config)
         if self.kind == BRANCH:
@@ -272,7 +278,9 @@ async def arun_steps(list steps, value, dict config):
             if step.kind == WRITE:
                 step.write(value, config)
                 continue
-            if step.kind == INVOKE:
+            if step.kind == GRAPH:
+                work = step.inner.arun(value, config)
+            elif step.kind == INVOKE:
                 work = step.runnable.ainvoke(value, config)
             elif step.afunc is None:
                 value = step.run(value, config)
@@ -935,6 +943,157 @@ cdef class LoopCore:
             if self.beside or self.unbroken == MAX_UNBROKEN:    # nodes that never wait must not starve the loop
                 self.unbroken = 0
                 await asyncio.sleep(0)
+
+
+# ------------------------------------------------------------------ a graph as a node
+
+cdef object inner_names = None          # the names of dynamo.langgraph.pregel._inner, imported for the first one
+cdef tuple PROPAGATED = (
+    "assistant_id", "checkpoint_id", "checkpoint_ns", "graph_id", "run_id", "task_id", "thread_id")
+cdef frozenset BY_SERVERS = frozenset(("assistant_id", "graph_id", "langgraph_auth_user"))
+
+
+cdef class Loose:
+    """Writes that no task made."""
+    cdef readonly tuple path
+    cdef readonly str name
+    cdef readonly object writes
+    cdef readonly tuple triggers
+
+
+cdef dict config_inside(dict config):
+    """The config of a run that is a task with this one, as `ensure_config` would make it of the two."""
+    cdef dict made = {}, metadata, conf
+    for key, value in config.items():
+        if value is None or ((type(value) is list or type(value) is dict or type(value) is tuple) and not value):
+            continue
+        made[key] = value
+    metadata = {key: dict(value) if type(value) is dict else value for key, value in config["metadata"].items()}
+    conf = dict(config["configurable"])
+    for key in PROPAGATED:
+        value = conf.get(key)
+        if value:
+            metadata.setdefault(key, value)
+    made["tags"] = list(config.get("tags") or ())
+    made["metadata"], made["configurable"], made["callbacks"] = metadata, conf, None
+    made.setdefault("recursion_limit", inner_names["DEFAULT_RECURSION_LIMIT"])
+    return made
+
+
+cdef class Inner:
+    """How a compiled graph runs as a node: here if nobody looks on and nothing is saved, else as it always does."""
+    cdef object graph
+    cdef dict runtimes              # what the graph adds to a runtime that has a store, and to one that has none
+    cdef object channels            # those that were looked at last
+    cdef bint plain                 # none of them needs a book of its own
+
+    def __init__(self, graph):
+        self.graph = graph
+        self.runtimes = {}
+
+    cdef bint here(self, value, dict config) except -1:
+        """Whether this run can be made here."""
+        global inner_names
+        conf = <dict>config["configurable"]
+        graph = self.graph
+        if value is None or config.get("callbacks") or graph.checkpointer or graph.config or graph.debug:
+            return False
+        for key in ("__pregel_checkpointer", "__pregel_stream", "__pregel_resuming", "__pregel_replay_state"):
+            if conf.get(key) is not None:
+                return False
+        if conf.get("__pregel_cache", graph.cache) is not None or not BY_SERVERS.isdisjoint(conf):
+            return False
+        if inner_names is None:
+            from dynamo.langgraph.pregel import _inner
+            inner_names = vars(_inner)
+        if isinstance(value, inner_names["Command"]) or not inner_names["runs_as_usual"](graph):
+            return False
+        if self.channels is not graph.channels:
+            self.channels = graph.channels
+            self.plain = inner_names["plain_channels"](graph)
+            self.runtimes.clear()
+        keys = graph.input_channels
+        return self.plain and type(keys) is str
+
+    cdef LoopCore begin(self, kind, value, dict config):
+        """A loop that is ready for its first superstep."""
+        cdef LoopCore loop = <LoopCore>kind.__new__(kind)
+        cdef Loose given
+        cdef dict conf
+        graph = self.graph
+        LoopCore.__init__(loop)
+        config = config_inside(config)
+        conf = <dict>config["configurable"]
+        around = conf["__pregel_runtime"]
+        stored = around.store is not None
+        mine = self.runtimes.get(stored)
+        if mine is None:
+            mine = self.runtimes[stored] = inner_names["runtime_inside"](graph, stored)
+        runtime = conf["__pregel_runtime"] = around.merge(mine)
+        nth = conf["__pregel_scratchpad"].subgraph_counter()
+        if nth:
+            conf["checkpoint_ns"] = f"{conf['checkpoint_ns']}|{nth}"
+        loop.config = loop.checkpoint_config = config
+        loop.checkpoint_ns = tuple(conf["checkpoint_ns"].split("|"))
+        loop.input, loop.store, loop.control = value, runtime.store, runtime.control
+        loop.nodes, loop.specs, loop.trigger_to_nodes = graph.nodes, graph.channels, graph.trigger_to_nodes
+        loop.input_keys, loop.output_keys = graph.input_channels, graph.output_channels
+        loop.stream_keys = loop.output_keys             # nobody will see them
+        loop.interrupt_after, loop.interrupt_before = graph.interrupt_after_nodes, graph.interrupt_before_nodes
+        loop.retry_policy, loop.cache_policy = graph.retry_policy, graph.cache_policy
+        loop.step_timeout, loop.node_finished = graph.step_timeout, conf.get("__pregel_node_finished")
+        loop.error_handlers = graph.node_error_handler_map
+        loop.durability, loop.is_nested = "async", True
+        loop.next_version = inner_names["increment"]
+        loop.checkpoint, loop.checkpoint_metadata, loop.checkpoint_pending_writes = empty_checkpoint(), {"step": -2}, []
+        loop.channels, loop.managed = fresh_channels(graph.channels, None)
+        loop.step = -1
+        loop.stop = config["recursion_limit"] + loop.step + 1
+        loop.ready()
+        given = Loose.__new__(Loose)
+        given.path, given.name, given.writes, given.triggers = (), "__input__", [(loop.input_keys, value)], ()
+        loop.updated_channels = apply_writes_to(loop.checkpoint, loop.channels, [given], loop.next_version,
+                                                loop.trigger_to_nodes)
+        loop.save_step({"source": "input"})
+        loop.status = "pending"
+        return loop
+
+    cdef result(self, LoopCore loop):
+        if loop.status != "done":
+            loop.check()
+        value = loop.latest()
+        if loop.interrupts:
+            return {**(value if isinstance(value, dict) else {}), "__interrupt__": loop.interrupts}
+        return value
+
+    cdef run(self, value, dict config):
+        cdef LoopCore loop
+        if not self.here(value, config):
+            return self.graph.invoke(value, config)
+        loop = self.begin(inner_names["SyncInner"], value, config)
+        try:
+            loop.run()
+        except BaseException as error:
+            loop.leave(error)
+            raise
+        loop.leave(None)
+        return self.result(loop)
+
+    cdef arun(self, value, dict config):
+        if not self.here(value, config):
+            return self.graph.ainvoke(value, config)
+        return run_inside(self, value, config)
+
+
+async def run_inside(Inner inner, value, dict config):
+    cdef LoopCore loop = inner.begin(inner_names["AsyncInner"], value, config)
+    try:
+        await loop.arun()
+    except BaseException as error:
+        await loop.leave(error)
+        raise
+    await loop.leave(None)
+    return inner.result(loop)
 
 
 def is_special(write):

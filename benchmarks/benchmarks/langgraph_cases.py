@@ -1,6 +1,6 @@
-"""Graphs whose nodes do next to nothing, so that a run costs what the engine costs; for any module with LangGraph's API.
+"""Graphs whose nodes do next to nothing, so that a run costs what the engine costs; for modules with LangGraph's API.
 
-`CASES` has them by name; `Case.runner(module, mode)` gives a function that runs one once. `FLOORS` are the same node
+`CASES` has them by name; `Case.runner(module, mode)` gives a function that runs one once. `floor` has the same node
 functions in the smallest loop that could run them: what is left when the engine costs nothing.
 """
 
@@ -9,8 +9,9 @@ import contextvars
 import importlib
 import operator
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Callable
+from typing import Annotated, Any
 
 from typing_extensions import TypedDict
 
@@ -132,9 +133,7 @@ class Case:
 
 def _rings(saver: bool) -> dict[str, Case]:
     tail = ", saver" if saver else ""
-    return {
-        f"ring {n}{tail}": Case(lambda g, a, n=n: ring(g, n, a), {"x": 0}, n, saver) for n in (1, 10, 100, 1000)
-    }
+    return {f"ring {n}{tail}": Case(lambda g, a, n=n: ring(g, n, a), {"x": 0}, n, saver) for n in (1, 10, 100, 1000)}
 
 
 CASES: dict[str, Case] = {

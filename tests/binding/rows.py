@@ -401,7 +401,9 @@ ROWS: dict[str, Row] = {
     "_pregel.NullResume": Row(inside=True),
     "_pregel.PregelScratchpad": Row(scratchpad, inside=True, cycle=scratchpad),
     "_pregel.Preparer": Row(inside=True),
+    "_pregel.Round": Row(inside=True),
     "_pregel.Shape": Row(inside=True),
+    "_pregel.View": Row(inside=True),
     "_quill.Call": Row(inside=True, sealed=True),
     "_quill.Channel": Row(
         lambda: of("_quill", "Channel")("http://127.0.0.1:1", print),
@@ -454,6 +456,8 @@ ROWS: dict[str, Row] = {
     "_superstep.Door": Row(inside=True),
     "_superstep.Gang": Row(inside=True),
     "_superstep.Inside": Row(inside=True),
+    "_superstep.Inner": Row(inside=True, cycle=lambda holder: of("_superstep", "Inner")(holder)),
+    "_superstep.Loose": Row(inside=True),
     "_superstep.LoopCore": Row(inside=True, cycle=loop_core),
     "_superstep.Step": Row(inside=True, cycle=lambda holder: of("_superstep", "Step")(0, holder)),
     "_tensor.Tensor": Row(

@@ -31,7 +31,7 @@ from dynamo.langgraph.pregel._write import (
 )
 from dynamo.langgraph.pregel.debug import map_debug_checkpoint, map_debug_task_results, map_debug_tasks
 
-CALL, WRITE, BRANCH, INVOKE = range(4)
+CALL, WRITE, BRANCH, INVOKE, GRAPH = range(5)
 _EMPTY = inspect.Parameter.empty
 
 
@@ -48,7 +48,12 @@ def _step(runnable: Any) -> Step:
         made = Step(CALL, runnable, **_function(runnable))
     elif isinstance(runnable, RunnableCallable):
         made = _branch(runnable)
-    return Step(INVOKE, runnable) if made is None else made
+    return Step(GRAPH if _is_graph(runnable) else INVOKE, runnable) if made is None else made
+
+
+def _is_graph(runnable: Any) -> bool:
+    module = sys.modules.get("dynamo.langgraph.pregel.main")  # which imports us
+    return module is not None and isinstance(runnable, module.Pregel)
 
 
 def _is_branch(owner: Any) -> bool:
