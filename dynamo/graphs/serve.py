@@ -7,12 +7,14 @@ I1  Of a request only plain values reach the graph: no callbacks, no keys of the
 I2  With a thread id and a saver the saver's messages are the conversation; what is new in a request is what comes
     after its last answer. A thread that stopped to ask is resumed with the text of the next message.
 I3  A conversation without a thread id leaves nothing in the saver.
+I4  Requests of one thread run one after another: each finds what the one before it left.
 """
 
 import asyncio
 import contextlib
 import time
 import uuid
+import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +110,7 @@ class ServedGraph:
             raise InvalidArgument(f"nodes has {unknown[0]!r}: the graph has {', '.join(map(repr, graph.nodes))}")
         self.chats = "messages" in graph.channels
         self.keeps = hasattr(graph.checkpointer, "aget_tuple")
+        self.turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def handle(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:
         """Answer one request."""
@@ -178,17 +181,13 @@ class ServedGraph:
         """What a thread gets: the answer to what it asks, or the messages that it has not seen."""
         from dynamo.langgraph.types import Command
 
-        new = list(messages)
-        for at in range(len(new) - 1, -1, -1):
-            if isinstance(new[at], Mapping) and new[at].get("role") == "assistant":
-                new = new[at + 1 :]
-                break
         snapshot = await self.graph.aget_state(config)
         if snapshot.interrupts:
-            return Command(resume=_text(new[-1].get("content") if new else None))
-        known = (snapshot.values or {}).get("messages") if isinstance(snapshot.values, Mapping) else None
+            return Command(resume=_text(messages[-1].get("content")))
+        known = _messages(snapshot.values)
         if not known:
             return {"messages": list(messages)}  # the saver is new to it, whatever the client remembers
+        new = messages[_seen(messages, known) :]
         fresh = [one for one in new if one.get("role") not in ("system", "developer")]
         if not fresh:
             raise InvalidArgument("messages has nothing after the last answer of the thread: send what is new")
@@ -196,10 +195,16 @@ class ServedGraph:
 
     @contextlib.asynccontextmanager
     async def _on_its_own(self, config: dict[str, Any]) -> Any:
-        """A run without a thread id gets one of its own where there is a saver; it is deleted afterwards."""
+        """The turn of a thread, where there is a saver. A run without one gets its own, which is deleted afterwards."""
         configurable = config["configurable"]
-        if configurable.get(THREAD) is not None or not self.keeps:
+        if not self.keeps:
             yield
+            return
+        thread = configurable.get(THREAD)
+        if thread is not None:
+            turn = self.turns.setdefault(thread, asyncio.Lock())
+            async with turn:  # kept alive by who waits or runs, forgotten with the last of them
+                yield
             return
         configurable[THREAD] = f"once-{uuid.uuid4()}"
         try:
@@ -270,6 +275,28 @@ class _Said:
         usage = usage_of([one for one in new if hasattr(one, "usage_metadata")])
         more: dict[str, Any] = {"nvext": {"interrupts": asked}} if asked else {}
         yield self._chunk({}, "tool_calls" if calls else "stop", usage=usage, **more)
+
+
+def _seen(messages: Sequence[Mapping[str, Any]], known: Sequence[Any]) -> int:
+    """How many messages of a request a thread has: up to the last answer that it knows, else up to the last one.
+
+    What an answer said may be the texts of several messages, the last of them at its end. Answers after the last known
+    one were given elsewhere, while the thread's worker could not be reached, and are new to it.
+    """
+    texts = {_text(one.content) for one in known if getattr(one, "type", "") == "ai"} - {""}
+    calls = {call["id"] for one in known for call in getattr(one, "tool_calls", None) or ()}
+    last = 0
+    for at in range(len(messages), 0, -1):
+        message = messages[at - 1]
+        if message.get("role") != "assistant":
+            continue
+        last = last or at
+        said = _text(message.get("content"))
+        if any(said == text or said.endswith(f"\n\n{text}") for text in texts):
+            return at
+        if any(call.get("id") in calls for call in message.get("tool_calls") or ()):
+            return at
+    return last
 
 
 def _calls_of(message: Any) -> list[dict[str, Any]]:

@@ -145,9 +145,9 @@ def test_the_agent_calls_tools_of_a_scripted_model_and_each_prompt_begins_with_t
 
 
 @contextlib.contextmanager
-def two_workers(run_python, gguf, engine):
-    """`dynamo serve` with two workers in one process; its URL."""
-    options = ["--engine", engine, "--workers", "2", "--port", "0", "--discovery", "mem"]
+def two_workers(run_python, gguf, engine, discovery="mem"):
+    """`dynamo serve` with two workers; its URL."""
+    options = ["--engine", engine, "--workers", "2", "--port", "0", "--discovery", discovery]
     options += ["--speedup", "0"] if engine == "mocker" else ["--threads", "1"]
     process = run_python("-m", "dynamo", "serve", str(gguf), *options)
     lines = []
@@ -214,3 +214,29 @@ def test_the_agent_is_a_model_of_the_front_end(tmp_path):
             await asyncio.wait_for(serving, 10)
 
     run(main())
+
+
+def test_the_agent_joins_a_front_end_as_a_process_of_its_own(run_python, tiny_gguf):
+    def post(url, **body):
+        request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    with two_workers(run_python, tiny_gguf, "mocker", "file") as url:
+        agent = run_python(str(ROOT / "examples/langgraph_agent/agent.py"), "--serve", "--url", url)
+        line = agent.stdout.readline()
+        assert line.startswith("the agent is served"), line + agent.stdout.read()
+        end = time.monotonic() + 20
+        while "agent" not in json.load(urllib.request.urlopen(f"{url}/health", timeout=5))["models"]:
+            assert time.monotonic() < end, "the front end does not see the agent"
+            time.sleep(0.05)
+        usage = []
+        for text in ("What is 6 * 7?", "And 2 + 2?"):
+            asked = {"messages": [{"role": "user", "content": text}], "metadata": {"thread_id": "t"}}
+            answer = post(f"{url}/v1/chat/completions", model="agent", **asked)
+            assert answer["choices"][0]["finish_reason"] == "stop" and answer["choices"][0]["message"]["content"]
+            usage.append(answer["usage"])
+        assert usage[1]["prompt_tokens"] > usage[0]["prompt_tokens"], "the thread is remembered"
+        assert usage[1]["prompt_tokens_details"]["cached_tokens"] > 0
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(20) == 0, agent.stdout.read()

@@ -627,6 +627,43 @@ def test_a_thread_is_a_conversation_whatever_the_client_sends_again():
     run(main())
 
 
+def test_what_was_said_elsewhere_is_new_to_a_thread():
+    async def main():
+        async with offered(talker(InMemorySaver())) as client:
+            thread = {"metadata": {"thread_id": "t"}}
+
+            async def say(*messages):
+                roles = [{"role": "user" if i % 2 == 0 else "assistant", "content": m} for i, m in enumerate(messages)]
+                answer = await client.chat.completions.create(model="agent", messages=roles, extra_body=thread)
+                return answer.choices[0].message.content
+
+            assert await say("one") == "you sent 1"
+            # A turn that another worker had, while this one was away: its question and its answer come along.
+            assert await say("one", "you sent 1", "two", "from elsewhere", "three") == "you sent 5"
+            # An answer that the graph gave in several messages is known by its end.
+            assert await say("three", "let me see\n\nyou sent 5", "four") == "you sent 7"
+            # One that it has never given is believed all the same.
+            assert await say("x", "y", "five") == "you sent 9"
+
+    run(main())
+
+
+def test_requests_of_one_thread_run_one_after_another():
+    async def main():
+        async def slow(state):
+            await asyncio.sleep(0.02)
+            return {"messages": [AIMessage(f"you sent {len(state['messages'])}")]}
+
+        graph = one_node(MessagesState, slow, "slow").compile(checkpointer=InMemorySaver())
+        async with offered(graph) as client:
+            thread = {"metadata": {"thread_id": "t"}}
+            every = [client.chat.completions.create(**ask(str(i)), extra_body=thread) for i in range(6)]
+            said = sorted(answer.choices[0].message.content for answer in await asyncio.gather(*every))
+            assert said == sorted(f"you sent {2 * i + 1}" for i in range(6))
+
+    run(main())
+
+
 def test_a_graph_that_asks_is_answered_by_the_next_message():
     async def main():
         async with offered(talker(InMemorySaver(), ask=True)) as client:
