@@ -53,6 +53,7 @@ def facts(asynchronous: bool) -> tuple[Any, Any]:
         return node(state)
 
     for config in ({}, {"callbacks": [BaseCallbackHandler()]}):
+        gc.collect()
         graph = nested(anode if asynchronous else node)
         if asynchronous:
             asyncio.run(graph.ainvoke({"n": 0}, config))
