@@ -35,12 +35,14 @@ class Layout(NamedTuple):
     places : the middle of each box
     routes : for each edge, in the order given, the points that its line goes through, first to last
     width, height : of everything
+    spots : for each label, by the number of its edge, its middle
     """
 
     places: dict[str, Point]
     routes: list[list[Point]]
     width: float
     height: float
+    spots: dict[int, Point]
 
 
 def lay_out(
@@ -50,6 +52,7 @@ def lay_out(
     gap: float = 34.0,
     layer_gap: float = 46.0,
     beside: Mapping[str, float] | None = None,
+    labels: Mapping[int, tuple[float, float]] | None = None,
 ) -> Layout:
     """Place boxes and route lines.
 
@@ -59,18 +62,26 @@ def lay_out(
     edges : pairs of names of `sizes`; loops and several between two boxes are allowed
     gap, layer_gap : the least distance between two boxes of a layer, and between layers
     beside : room to keep at both sides of a box, for loops and their labels
+    labels : width and height of what is written on an edge, by its number; it has a place of its own in a layer
+        between the two boxes. Labels of loops are not known here
     """
+    marks = {i: size for i, size in (labels or {}).items() if edges[i][0] != edges[i][1]}
     backwards = _pointing_back(list(sizes), edges)
     downwards = [(target, source) if i in backwards else (source, target) for i, (source, target) in enumerate(edges)]
-    layer = _layers(list(sizes), [edge for edge in downwards if edge[0] != edge[1]])
+    steps = [(*edge, 2 if i in marks else 1) for i, edge in enumerate(downwards) if edge[0] != edge[1]]
+    layer = _layers(list(sizes), steps)
     slots, chains, widths = _with_stand_ins(sizes, downwards, layer)
+    written = {i: chains[i][len(chains[i]) // 2] for i in marks}  # the stand-in that has the label's place
+    tall = {name: size[1] for name, size in sizes.items()}
+    for i, name in written.items():
+        widths[name], tall[name] = marks[i]
     for name, room in (beside or {}).items():
         widths[name] += 2 * room
     links = sorted({link for chain in chains for link in pairwise(chain)})
     slots = _ordered(slots, links)
     x = _across(slots, links, widths, gap)
 
-    heights = [max((sizes[name][1] for name in row if name in sizes), default=0.0) for row in slots]
+    heights = [max((tall.get(name, 0.0) for name in row), default=0.0) for row in slots]
     middles, y = [], 0.0
     for height in heights:
         middles.append(y + height / 2)
@@ -85,7 +96,9 @@ def lay_out(
     width = max([width, *(point[0] for route in routes for point in route)])
     for i in backwards:
         routes[i].reverse()
-    return Layout(places, routes, width, max(0.0, y - layer_gap))
+    width = max([width, *(inner[name][0] + widths[name] / 2 for name in written.values())])
+    spots = {i: inner[name] for i, name in written.items()}
+    return Layout(places, routes, width, max(0.0, y - layer_gap), spots)
 
 
 def _pointing_back(names: Sequence[str], edges: Sequence[Edge]) -> set[int]:
@@ -116,28 +129,31 @@ def _pointing_back(names: Sequence[str], edges: Sequence[Edge]) -> set[int]:
     return back
 
 
-def _layers(names: Sequence[str], edges: Sequence[Edge]) -> dict[str, int]:
-    """The longest way from a box without predecessors; then each goes down as near to its successors as it may."""
+def _layers(names: Sequence[str], edges: Sequence[tuple[str, str, int]]) -> dict[str, int]:
+    """The longest way from a box without predecessors; those go down as near to their successors as they may.
+
+    `edges` say how many layers they go down at least.
+    """
     before: dict[str, int] = dict.fromkeys(names, 0)
-    after: dict[str, list[str]] = {name: [] for name in names}
-    for source, target in edges:
+    after: dict[str, list[tuple[str, int]]] = {name: [] for name in names}
+    for source, target, least in edges:
         before[target] += 1
-        after[source].append(target)
+        after[source].append((target, least))
     ready = [name for name in names if before[name] == 0]
     layer = dict.fromkeys(names, 0)
     order = []
     while ready:
         name = ready.pop(0)
         order.append(name)
-        for target in after[name]:
-            layer[target] = max(layer[target], layer[name] + 1)
+        for target, least in after[name]:
+            layer[target] = max(layer[target], layer[name] + least)
             before[target] -= 1
             if before[target] == 0:
                 ready.append(target)
-    sources = {target for _, target in edges}
+    reached = {edge[1] for edge in edges}
     for name in reversed(order):
-        if name not in sources and after[name] and name != names[0]:
-            layer[name] = min(layer[target] for target in after[name]) - 1
+        if name not in reached and after[name] and name != names[0]:
+            layer[name] = min(layer[target] - least for target, least in after[name])
     return layer
 
 

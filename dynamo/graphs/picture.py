@@ -109,26 +109,23 @@ class _Inner:
             self.boxes[id] = self._box(id, node, deeper.get(id), below)
         self.edges = drawing.edges
         pairs = [(edge.source, edge.target) for edge in self.edges]
-        labels = [str(edge.data) for edge in self.edges if edge.data is not None]
-        gap = 46.0 if not labels else 54.0
+        self.labels = [None if edge.data is None else short(str(edge.data), 30) for edge in self.edges]
+        room = {i: text_width(label, 11) + 10 for i, label in enumerate(self.labels) if label}
+        loops = {i: edge.source for i, edge in enumerate(self.edges) if edge.source == edge.target}
+        self.layout: Layout = lay_out(
+            {id: box[:2] for id, box in self.boxes.items()},
+            pairs,
+            layer_gap=30.0 if room.keys() - loops.keys() else 46.0,
+            beside={name: 32 + room.get(i, 0.0) for i, name in loops.items()},
+            labels={i: (width, 18.0) for i, width in room.items()},
+        )
+        # The labels of loops are the only ones that the layout has not made room for: they may need some at the right.
+        routes = self.layout.routes
         beside = {
-            edge.source: 32 + (0 if edge.data is None else text_width(short(str(edge.data), 26), 11) + 8)
-            for edge in self.edges
-            if edge.source == edge.target
+            i: (routes[i][1][0] + room[i] / 2, (routes[i][0][1] + routes[i][3][1]) / 2) for i in loops if i in room
         }
-        sizes = {id: box[:2] for id, box in self.boxes.items()}
-        self.layout: Layout = lay_out(sizes, pairs, layer_gap=gap, beside=beside)
-        self.labels = [None if edge.data is None else short(str(edge.data), 26) for edge in self.edges]
-        self.spots = [
-            _spot(route, label, edge.source == edge.target)
-            for edge, route, label in zip(self.edges, self.layout.routes, self.labels, strict=True)
-        ]
-        ends = [
-            (x, text_width(label, 11) / 2 + 6) for label, (x, _) in zip(self.labels, self.spots, strict=True) if label
-        ]
-        self.left = max([0.0, *(half - x for x, half in ends)])
-        over = max([0.0, *(x + half - self.layout.width for x, half in ends)])
-        self.width = max(self.layout.width + over + self.left, 60.0)
+        self.spots = {**self.layout.spots, **beside}
+        self.width = max([60.0, self.layout.width, *(x + room[i] / 2 for i, (x, _) in beside.items())])
         self.height = max(self.layout.height, 24.0)
 
     def _box(self, id: str, node: Any, subgraph: Any, xray: int | bool) -> _Box:
@@ -142,10 +139,10 @@ class _Inner:
             return _graph_box(short(node.name), inner, about)
         return _plain_box(short(node.name), _kind(node, about), about)
 
-    def parts(self) -> list[str]:
-        """Lines first, boxes above them, labels on top."""
+    def parts(self, paper: str = _PAPER) -> list[str]:
+        """Lines first, boxes above them, labels on top; `paper` is what is behind."""
         lines, boxes, labels = [], [], []
-        for edge, route, label, (x, y) in zip(self.edges, self.layout.routes, self.labels, self.spots, strict=True):
+        for edge, route in zip(self.edges, self.layout.routes, strict=True):
             loop = edge.source == edge.target
             lines.append(
                 element(
@@ -158,15 +155,16 @@ class _Inner:
                     marker_end="url(#dynamo-arrow)",
                 )
             )
-            if label:
-                width = text_width(label, 11) + 10
-                labels.append(
-                    element("rect", x=x - width / 2, y=y - 8.5, width=width, height=17, rx=8, fill=_PAPER, opacity=0.92)
-                )
-                labels.append(text(x, y + 3.8, label, 11, fill=_SOFT, text_anchor="middle"))
+        for i, (x, y) in self.spots.items():
+            label = self.labels[i] or ""
+            width = text_width(label, 11) + 10
+            labels.append(
+                element("rect", x=x - width / 2, y=y - 8.5, width=width, height=17, rx=8, fill=paper, opacity=0.92)
+            )
+            labels.append(text(x, y + 3.8, label, 11, fill=_SOFT, text_anchor="middle"))
         for id, box in self.boxes.items():
             boxes += box.draw(*self.layout.places[id])
-        return [element("g", "".join([*lines, *boxes, *labels]), transform=f"translate({self.left:g},0)")]
+        return [*lines, *boxes, *labels]
 
 
 def _kind(node: Any, about: Mapping[str, Any]) -> str:
@@ -236,7 +234,7 @@ def _graph_box(name: str, inner: _Inner, about: Mapping[str, Any]) -> _Box:
             element("rect", x=left, y=top, width=width, height=height, rx=10, fill=fill, stroke=border,
                     stroke_width=1.3),
             text(left + _PAD, top + 18, name, 12, fill=_INK, font_weight=600),
-            element("g", "".join(inner.parts()), transform=at),
+            element("g", "".join(inner.parts(fill)), transform=at),
             *_stops(x, y, width, height, about),
         ]  # fmt: skip
 
@@ -258,16 +256,6 @@ def _stops(x: float, y: float, width: float, height: float, about: Mapping[str, 
                     stroke_linecap="round"),
         ]  # fmt: skip
     return parts
-
-
-def _spot(route: list[tuple[float, float]], label: str | None, loop: bool) -> tuple[float, float]:
-    """The middle of a line's label: on the line, beside a loop."""
-    if loop:
-        return route[1][0] + (text_width(label, 11) / 2 + 2 if label else 0.0), (route[0][1] + route[3][1]) / 2
-    if len(route) % 2:
-        return route[len(route) // 2]
-    (x, y), (to_x, to_y) = route[len(route) // 2 - 1], route[len(route) // 2]
-    return (x + to_x) / 2, (y + to_y) / 2
 
 
 def _loop(route: list[tuple[float, float]]) -> str:

@@ -82,6 +82,23 @@ def test_boxes_of_any_graph_keep_their_distance_and_lines_reach_their_boxes(seed
             assert abs(x - at_x) <= w / 2 + 1e-6 and abs(y - at_y) <= h / 2 + 1e-6
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_labels_have_places_of_their_own(seed):
+    sizes, edges = a_graph(seed)
+    rng = random.Random(seed)
+    labels = {i: (rng.uniform(20, 150), 18.0) for i in range(len(edges)) if rng.random() < 0.5}
+    layout = lay_out(sizes, edges, gap=10.0, labels=labels)
+    assert layout.spots.keys() == {i for i in labels if edges[i][0] != edges[i][1]}
+    taken = [(layout.places[name], sizes[name]) for name in sizes]
+    taken += [(spot, labels[i]) for i, spot in layout.spots.items()]
+    for i, ((x, y), (w, h)) in enumerate(taken):
+        assert x - w / 2 >= -1e-6 and x + w / 2 <= layout.width + 1e-6
+        for (x2, y2), (w2, h2) in taken[:i]:
+            assert abs(x - x2) >= (w + w2) / 2 + 9.99 or abs(y - y2) >= (h + h2) / 2
+    for i, spot in layout.spots.items():
+        assert spot[0] in {x for x, _ in layout.routes[i]}, "a label is on its line"
+
+
 def test_a_tree_has_no_crossings_and_a_chain_is_straight():
     sizes = {f"n{i}": (60.0, 30.0) for i in range(15)}
     tree = [(f"n{(i - 1) // 2}", f"n{i}") for i in range(1, 15)]
@@ -99,7 +116,7 @@ def test_a_cycle_is_cut_where_it_is_entered():
     sizes = dict.fromkeys("abc", (40.0, 20.0))
     places = lay_out(sizes, [("a", "b"), ("b", "c"), ("c", "a"), ("b", "b")]).places
     assert places["a"][1] < places["b"][1] < places["c"][1]
-    assert lay_out({}, []) == ({}, [], 0.0, 0.0)
+    assert lay_out({}, []) == ({}, [], 0.0, 0.0, {})
 
 
 def test_three_hundred_nodes_take_less_than_two_seconds():
