@@ -2,7 +2,7 @@
 
 usage: python tools/langgraph_suite.py [NAME ...] [--fast] [--fetch] [--peer] [-n 2] [-- PYTEST ARGUMENTS]
 
-  NAME      langgraph (unless said), prebuilt, supervisor, agents (langchain's), or all
+  NAME      langgraph (unless said), remote, prebuilt, supervisor, agents (langchain's), or all
   --fast    the files of it that take seconds, for `make test`
   --fetch   only fetch what it needs from PyPI, pinned by hash, into build/langgraph/; exits with 75 if that is offline
   --peer    on the original, to see what the suite itself does here
@@ -58,9 +58,11 @@ class Suite:
     without
         Files that need what the environment does not have: a server, a recorder of HTTP.
     deselect
-        Tests that fail on the original, too.
+        Tests that fail on the original, too, or need a server.
     slow
         Files that --fast leaves out.
+    only
+        The only files to run; with what they would otherwise leave out because of NO_DOCKER.
     """
 
     source: str
@@ -70,11 +72,22 @@ class Suite:
     without: tuple[str, ...] = ()
     deselect: tuple[str, ...] = ()
     slow: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
 
 
 SUITES = {
     # These two wait, for time-outs and for nodes that sleep.
     "langgraph": Suite("langgraph", 2984, slow=("test_pregel.py", "test_pregel_async.py")),
+    # Skipped as a whole by NO_DOCKER, though two of its tests alone need a server of langgraph-cli.
+    "remote": Suite(
+        "langgraph",
+        36,
+        only=("test_remote_graph.py",),
+        deselect=(
+            "test_remote_graph.py::test_remote_graph_basic_invoke",
+            "test_remote_graph.py::test_remote_graph_stream_messages_tuple",
+        ),
+    ),
     "prebuilt": Suite("langgraph-prebuilt", 260),
     "supervisor": Suite("langgraph-supervisor", 13, on_path=True),
     "agents": Suite(
@@ -169,7 +182,7 @@ def run(name: str, given: argparse.Namespace) -> bool:
         report, foreign = work / "report.xml", work / "foreign"
         env = dict(
             os.environ,
-            NO_DOCKER="true",
+            NO_DOCKER="false" if suite.only else "true",
             LANGSMITH_TRACING="false",
             SUITE_FOREIGN=str(foreign),
             PYTHONPATH=os.pathsep.join([str(work), *paths(suite, given.peer)]),
@@ -182,9 +195,10 @@ def run(name: str, given: argparse.Namespace) -> bool:
         if given.n:
             command += ["-n", str(given.n), "--dist", "worksteal"]
         if not any("::" in word or word.endswith(".py") for word in given.rest):
-            files = sorted((work / suite.folder).rglob("test_*.py"))
-            slow = suite.slow if given.fast else ()
-            command += [str(path.relative_to(work)) for path in files if path.name not in slow]
+            left = suite.slow if given.fast else ()
+            for path in sorted((work / suite.folder).rglob("test_*.py")):
+                if path.name not in left and (path.name in suite.only or not suite.only):
+                    command.append(str(path.relative_to(work)))
         status = subprocess.run([*command, *given.rest], cwd=work, env=env).returncode
         if status not in (0, 1):
             print(f"{name}: pytest ended with {status}", file=sys.stderr)
