@@ -759,7 +759,7 @@ cdef class LoopCore:
                     pass
             todo = None
             self.after_tick()
-            if self.saves and self.durability == "sync":
+            if self.saves and (self.durability == "sync" or self.outbox.behind):
                 self.saved()
 
     def steps(self, get_waiter=None):
@@ -782,7 +782,7 @@ cdef class LoopCore:
                     yield
             todo = None
             self.after_tick()
-            if self.saves and self.durability == "sync":
+            if self.saves and (self.durability == "sync" or self.outbox.behind):
                 self.saved()
 
     def attempt(self, task, retry_policy=None, configurable=None):
@@ -910,7 +910,7 @@ cdef class LoopCore:
             todo = recipes = members = None
             gang = None
             self.after_tick()
-            if self.saves and self.durability == "sync":
+            if self.saves and (self.durability == "sync" or self.outbox.behind):
                 await self.asaved()
             self.unbroken += 1
             if self.beside or self.unbroken == MAX_UNBROKEN:    # nodes that never wait must not starve the loop
@@ -937,7 +937,7 @@ cdef class LoopCore:
                     yield
             todo = None
             self.after_tick()
-            if self.saves and self.durability == "sync":
+            if self.saves and (self.durability == "sync" or self.outbox.behind):
                 await self.asaved()
             self.unbroken += 1
             if self.beside or self.unbroken == MAX_UNBROKEN:    # nodes that never wait must not starve the loop

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import operator
 import threading
+import time
 import weakref
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from dynamo.langgraph.channels import DeltaChannel
 from dynamo.langgraph.errors import UnknownInterruptError
 from dynamo.langgraph.graph import END, START, StateGraph
 from dynamo.langgraph.pregel._deltas import Deltas, early_id, late_id
-from dynamo.langgraph.pregel._outbox import is_prompt
+from dynamo.langgraph.pregel._outbox import AHEAD, is_prompt
 from dynamo.langgraph.types import Command, Overwrite, interrupt
 
 THREAD = {"configurable": {"thread_id": "1"}}
@@ -135,6 +136,35 @@ def test_a_slow_saver_does_not_hold_the_run_up_but_its_end():
     line("a", "b", "c", saver=saver, c=last).invoke({"log": []}, THREAD, durability="async")
     assert ended == [[]]
     assert saver.steps() == [-1, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("in_loop", [False, True])
+def test_a_run_does_not_get_further_and_further_ahead_of_its_saver(in_loop):
+    ahead, ran = [], []
+
+    class Disk(Slow):
+        def put(self, *args):
+            time.sleep(0.001)
+            return super().put(*args)
+
+        async def aput(self, *args):
+            await asyncio.sleep(0.001)
+            return Slow.put(self, *args)
+
+    def step(state):
+        ran.append(1)
+        ahead.append(len(ran) - len(saver.steps()))
+        return {"log": ["x"]}
+
+    saver = Disk()
+    graph = StateGraph(State)
+    graph.add_node("step", step)
+    graph.add_edge(START, "step")
+    graph.add_conditional_edges("step", lambda state: "step" if len(ran) < 100 else END)
+    app = graph.compile(checkpointer=saver)
+    asyncio.run(app.ainvoke({"log": []}, THREAD)) if in_loop else app.invoke({"log": []}, THREAD)
+    assert max(ahead) <= AHEAD + 2
+    assert len(saver.steps()) == 102
 
 
 def test_durability_sync_waits_after_every_superstep():

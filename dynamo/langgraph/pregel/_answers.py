@@ -9,10 +9,10 @@ from dynamo.langgraph.errors import UnknownInterruptError
 from dynamo.langgraph.pregel._task_status import read_task_statuses
 from dynamo.langgraph.pregel._utils import is_xxh3_128_hexdigest
 
+_GUIDE = "https://docs.langchain.com/oss/python/langgraph/interrupts"
 _SEVERAL = (
     "When there are multiple pending interrupts, you must specify the interrupt id when resuming: "
-    "Command(resume={interrupt_id: answer}). "
-    "Docs: https://docs.langchain.com/oss/python/langgraph/interrupts#handling-multiple-interrupts."
+    f"Command(resume={{interrupt_id: answer}}). See {_GUIDE}#handling-multiple-interrupts"
 )
 
 

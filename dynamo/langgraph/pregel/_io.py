@@ -18,9 +18,10 @@ from dynamo.langgraph.types import Command, Send
 
 def _value(channel: Any, empty: Any) -> Any:
     """What a channel holds; it may say only when asked for it that it holds nothing."""
+    held = empty
     with suppress(EmptyChannelError):
-        return channel.get()
-    return empty
+        held = channel.get()
+    return held
 
 
 def read_channels(channels: Mapping[str, Any], select: Sequence[str] | str) -> Any:

@@ -56,7 +56,6 @@ from dynamo.langgraph.pregel._saving import SavingLoop, Writes
 from dynamo.langgraph.pregel._start import Start
 from dynamo.langgraph.pregel._task_status import read_task_statuses
 from dynamo.langgraph.pregel.protocol import StreamProtocol
-from dynamo.langgraph.runtime import Runtime
 
 
 def _both(first: Any, second: Any) -> StreamProtocol:
@@ -120,7 +119,7 @@ class PregelLoop(SavingLoop):
         LoopCore.__init__(self)
         for name, fact in facts.items():
             setattr(self, name, fact)
-        conf = config[CONF]
+        conf: dict[str, Any] = config[CONF]
         self.input, self.checkpointer, self.migrate = input, checkpointer, migrate_checkpoint
         self.is_nested = CONFIG_KEY_TASK_ID in conf
         self.saves = checkpointer is not None and checkpointer is not False
@@ -139,7 +138,7 @@ class PregelLoop(SavingLoop):
         asked = self.checkpoint_config[CONF].get(CONFIG_KEY_CHECKPOINT_ID)
         self.addressed = bool(asked or conf.get(CONFIG_KEY_REPLAY_STATE))
         runtime = conf.get(CONFIG_KEY_RUNTIME)
-        self.control = runtime.control if isinstance(runtime, Runtime) else None
+        self.control = getattr(runtime, "control", None)  # it may be somebody else's
 
     # ---------------------------------------------------------------- from beginning to end
     def begin(self) -> None:
@@ -236,8 +235,8 @@ class PregelLoop(SavingLoop):
         found = (yield ask(self.cache, "get", tuple(asked))) if asked else {}
         for key, writes in found.items():
             asked[key].writes.extend(writes)
-        for task in [asked[key] for key in found]:
-            self.put_writes(task.id, task.writes, cached=True)
+        for key in found:
+            self.put_writes(asked[key].id, asked[key].writes, cached=True)
 
     # ---------------------------------------------------------------- tasks
     def circumstances(self) -> dict[str, Any]:
@@ -260,12 +259,10 @@ class PregelLoop(SavingLoop):
         self._give_back(self.tasks)
         pending = self.checkpoint_pending_writes
         for_handler = {task_id for task_id, name, _ in pending if name == ERROR_SOURCE_NODE} & self.tasks.keys()
-        errors: dict[str, Any] = {}
-        for task_id, name, value in pending:
-            if name == ERROR and task_id in for_handler:
-                errors.setdefault(task_id, value)
-        for task_id, error in errors.items():
-            failed = self.tasks[task_id]
+        # Of each task the first error counts.
+        errors = {write[0]: write[2] for write in reversed(pending) if write[1] == ERROR and write[0] in for_handler}
+        for failed in [task for task in self.tasks.values() if task.id in errors]:
+            error = errors[failed.id]
             handler = self._handler_for(failed, error)
             if self.nodes[failed.name].error_handler_node:
                 failed.writes.append((ERROR, error))  # with a write, it is not run again

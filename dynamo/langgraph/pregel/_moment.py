@@ -36,14 +36,11 @@ class Moment:
 
     def __init__(self, graph: Graph, saver: Any, saved: Any) -> None:
         self.graph, self.saver, self.saved = graph, saver, saved
-        self.checkpoint: Any = empty_checkpoint()
-        self.metadata: Any = {}
-        self.config: Any = None
-        self.pending: list[tuple[str, str, Any]] = []
-        if saved is not None:
-            graph._migrate_checkpoint(saved.checkpoint)
-            self.checkpoint, self.metadata = copy_checkpoint(saved.checkpoint), saved.metadata
-            self.config, self.pending = saved.config, saved.pending_writes or []
+        nothing: tuple[Any, ...] = (None, empty_checkpoint(), {}, None, None)
+        self.config, checkpoint, self.metadata, _, pending = saved or nothing
+        self.pending: list[tuple[str, str, Any]] = pending or []
+        graph._migrate_checkpoint(checkpoint)
+        self.checkpoint = copy_checkpoint(checkpoint)
         self.step = self.metadata.get("step", -1) + 1
         self.versions = dict(self.checkpoint["channel_versions"])
 

@@ -11,7 +11,8 @@ them. For any other, a thread or a task of the event loop does it while the run 
 I1  A checkpoint is saved after the one before it, and after the writes that it waits for, or not at all: behind a
     failure nothing more is saved.
 I2  A failure is raised where the run waits for the saver (durability "sync"), else when it ends; never in between.
-I3  What is saved is forgotten. What waits is kept once, not by a chain of futures.
+I3  What is saved is forgotten. What waits is kept once, not by a chain of futures, and a run that is `AHEAD`
+    checkpoints ahead of its saver waits for it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from dynamo.langgraph.pregel._complaints import unsaved
 from dynamo.langgraph.pregel._executor import Tasks, Workplace
 
 _IN_MEMORY = "langgraph.checkpoint.memory"
+AHEAD = 32
 _CALLS = ("put", "put_writes", "aput", "aput_writes")
 
 
@@ -87,6 +89,11 @@ class Outbox:
                 return
             self.busy = True
         self.last = self.place.submit(self.perform, self._work())
+
+    @property
+    def behind(self) -> bool:
+        """Whether so much waits for the saver that the run should, too."""
+        return len(self.line) >= AHEAD
 
     def call(self, name: str, given: tuple[Any, ...]) -> None:
         """Call the saver; an error says which value it could not save."""

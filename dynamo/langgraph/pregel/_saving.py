@@ -100,12 +100,10 @@ class SavingLoop(LoopCore):
 
     def _at_checkpoint(self) -> Any:
         """The config that says to a saver: this checkpoint."""
-        known, config = self._here
-        if known != self.checkpoint["id"]:
-            known = self.checkpoint["id"]
-            config = patch_configurable(self.checkpoint_config, {CONFIG_KEY_CHECKPOINT_ID: known})
-            self._here = known, config
-        return config
+        now = self.checkpoint["id"]
+        if self._here[0] != now:
+            self._here = now, patch_configurable(self.checkpoint_config, {CONFIG_KEY_CHECKPOINT_ID: now})
+        return self._here[1]
 
     def save_writes(self, task_id: str, to_save: Any, writes: Any) -> None:
         """Start to save the writes of a task."""
@@ -136,9 +134,8 @@ class SavingLoop(LoopCore):
         if self.has_deltas:
             known = self.checkpoint_metadata.get(COUNTERS)
             counters = advance_counters(self.channels, known, self.updated_channels or ())
-        metadata["step"] = self.step
-        metadata["parents"] = self.config[CONF].get(CONFIG_KEY_CHECKPOINT_MAP) or {}
-        self.checkpoint_metadata = metadata
+        above = self.config[CONF].get(CONFIG_KEY_CHECKPOINT_MAP) or {}
+        self.checkpoint_metadata = metadata = {**metadata, "step": self.step, "parents": above}
         if self.durability == "exit":
             self.checkpoint = next_checkpoint(self.checkpoint, None, self.step, None, self.updated_channels)
             note_counters(metadata, counters)
