@@ -82,14 +82,16 @@ def save_tensors(
     named: dict[str, Tensor] = {}
     pairs = tensors.items() if isinstance(tensors, Mapping) else ((tensor.name, tensor) for tensor in tensors)
     for name, value in pairs:
-        if not isinstance(name, str) or not name or name == "__metadata__":
-            raise ValueError(f"a tensor is called {name!r}: must be a text, and not __metadata__")
+        if not isinstance(name, str) or not name or name == "__metadata__" or "\0" in name:
+            raise ValueError(f"a tensor is called {name!r}: must be a text without NUL, and not __metadata__")
         if name in named:
             raise ValueError(f"two tensors are called {name!r}")
         named[name] = Tensor.from_numpy(value, copy=False).contiguous()
     for key, text in (metadata or {}).items():
         if not isinstance(key, str) or not isinstance(text, str):
             raise TypeError(f"metadata {key!r}: {text!r}: must be texts")
+        if "\0" in key + text:
+            raise ValueError(f"metadata {key!r}: {text!r}: must be without NUL, which readers in C refuse")
     # Large elements first: every tensor is then aligned to its own, as long as the head is padded to 8.
     order = sorted(named, key=lambda name: (-named[name].dtype.element_size, named[name].dtype.name, name))
     head: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}

@@ -79,6 +79,9 @@ def test_bad_arguments_are_refused_and_leave_no_file(tmp_path):
             save_tensors(path, tensors)
     with pytest.raises(ValueError, match="two tensors"):
         save_tensors(path, [Tensor([1.0], name="a"), Tensor([1.0], name="a")])
+    for tensors, metadata in ([{"a\0": np.zeros(1)}, None], [{}, {"\0": ""}], [{}, {"a": "\0"}]):
+        with pytest.raises(ValueError, match="without NUL"):
+            save_tensors(path, tensors, metadata=metadata)
     with pytest.raises(TypeError, match="must be texts"):
         save_tensors(path, {}, metadata={"a": 1})
     with pytest.raises(TypeError, match="Unsupported numpy dtype"):
