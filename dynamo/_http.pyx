@@ -5,7 +5,6 @@ import logging
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer, PyBUF_SIMPLE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport UINT32_MAX, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
@@ -16,6 +15,7 @@ from dynamo._made cimport dyn_only_library_makes
 from dynamo._loop cimport default_loop
 from dynamo._mailbox cimport mailbox_of
 from dynamo._metrics cimport Registry
+from dynamo._pieces cimport Pieces
 from dynamo._tls cimport TlsContext
 from dynamo._unbox cimport utf8
 from dynamo.c_common cimport DYN_EAGAIN, DYN_ECLOSED, dyn_error_clear
@@ -24,7 +24,7 @@ from dynamo.c_http cimport (
     DYN_HTTP_REPLACE, dyn_http_abort, dyn_http_begin, dyn_http_begun, dyn_http_body, dyn_http_closed,
     dyn_http_commit, dyn_http_congested, dyn_http_end, dyn_http_event_from_mail, dyn_http_exchange,
     dyn_http_exchange_unref, dyn_http_fail, dyn_http_from_mail, dyn_http_header, dyn_http_header_at,
-    dyn_http_header_count, dyn_http_method, dyn_http_path, dyn_http_peer, dyn_http_pending, dyn_http_piece,
+    dyn_http_header_count, dyn_http_method, dyn_http_path, dyn_http_peer, dyn_http_pending,
     dyn_http_query, dyn_http_read, dyn_http_request_id, dyn_http_reserve, dyn_http_respond, dyn_http_respond_pieces,
     dyn_http_route_mail, dyn_http_route_metrics, dyn_http_route_static, dyn_http_server_free,
     dyn_http_server_listen, dyn_http_server_new, dyn_http_server_stats, dyn_http_server_stop, dyn_http_set_header,
@@ -84,29 +84,7 @@ cdef void keep_mail(dyn_mail *mail) noexcept nogil:
 
 # The buffers of an answer that is sent from where they lie. A loop that is closed before that keeps them for ever.
 cdef class _Held(_Told):
-    cdef Py_buffer *views
-    cdef dyn_http_piece *pieces
-    cdef size_t count
-
-    def __dealloc__(self):
-        cdef size_t i
-        for i in range(self.count):
-            PyBuffer_Release(&self.views[i])
-        PyMem_Free(self.views)
-        PyMem_Free(self.pieces)
-
-    cdef int take(self, list buffers) except -1:
-        cdef size_t room = len(buffers) or 1
-        self.views = <Py_buffer *>PyMem_Malloc(room * sizeof(Py_buffer))
-        self.pieces = <dyn_http_piece *>PyMem_Malloc(room * sizeof(dyn_http_piece))
-        if self.views == NULL or self.pieces == NULL:
-            raise MemoryError()
-        for buffer in buffers:
-            PyObject_GetBuffer(buffer, &self.views[self.count], PyBUF_SIMPLE)
-            self.pieces[self.count].data = self.views[self.count].buf
-            self.pieces[self.count].length = self.views[self.count].len
-            self.count += 1
-        return 0
+    cdef Pieces pieces
 
     cdef void on_mail(self, dyn_mail *mail) noexcept:
         Py_DECREF(self)
@@ -562,9 +540,11 @@ cdef class Request(Receiver):
         cdef int rc
         if headers is not None:
             self.put_headers(headers)
-        held.take(pieces)
+        held.pieces = Pieces.__new__(Pieces)
+        held.pieces.take(pieces)
         held.expect(self.loop)
-        rc = dyn_http_respond_pieces(self.x, status, raw_type, held.pieces, held.count, tell, &held.mail)
+        rc = dyn_http_respond_pieces(self.x, status, raw_type, held.pieces.list, held.pieces.count, tell,
+                                     &held.mail)
         if rc < 0:
             Py_DECREF(held)
         if rc == DYN_ECLOSED:

@@ -1,6 +1,7 @@
 from cpython.buffer cimport Py_buffer
 from libc.stdint cimport uint64_t
 
+from dynamo._pieces cimport Pieces
 from dynamo.c_http_client cimport dyn_http_call, dyn_http_client, dyn_http_hub
 from dynamo.c_wire cimport dyn_quill_credits, dyn_quill_reader
 
@@ -34,6 +35,7 @@ cdef class Call:
     cdef object waiter              # a future of a coroutine that waits for something to change
     cdef object sender              # of one that waits before it sends on
     cdef object packed              # the body, when it was compressed
+    cdef Pieces pieces              # or when it is a list of buffers
     cdef Py_buffer view             # the body, lent to the call
     cdef bint viewed
     cdef bint streamed

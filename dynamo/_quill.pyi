@@ -6,6 +6,8 @@ from typing_extensions import Buffer, Self, disjoint_base
 
 from dynamo._tls import TlsContext
 
+_Body = Buffer | list[Any]
+
 IDEMPOTENT: Final[int]
 CREDITS: Final[int]
 
@@ -31,16 +33,16 @@ class Channel:
         idle_timeout_ms: int = 0,
     ) -> Self: ...
     def unary(
-        self, path: bytes, headers: bytes, body: Buffer, timeout_ms: int, *, flags: int = 0, compress: bool = False
+        self, path: bytes, headers: bytes, body: _Body, timeout_ms: int, *, flags: int = 0, compress: bool = False
     ) -> bytes: ...
     def start(
-        self, path: bytes, headers: bytes, body: Buffer, timeout_ms: int, *, flags: int = 0, compress: bool = False
+        self, path: bytes, headers: bytes, body: _Body, timeout_ms: int, *, flags: int = 0, compress: bool = False
     ) -> Call: ...
     def stream(
         self,
         path: bytes,
         headers: bytes,
-        body: Buffer | None,
+        body: _Body | None,
         timeout_ms: int,
         *,
         here: bool = True,

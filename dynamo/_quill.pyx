@@ -17,6 +17,7 @@ from libc.string cimport memcpy, memset
 
 from dynamo._errors cimport check, error_of
 from dynamo._made cimport dyn_only_library_makes
+from dynamo._pieces cimport Pieces
 from dynamo._tls cimport TlsContext
 from dynamo.c_common cimport DYN_EAGAIN, DYN_EPROTO, dyn_error_clear, dyn_error_detail
 from dynamo.c_http_client cimport (
@@ -197,6 +198,15 @@ cdef class Channel:
         cdef int rc
         memset(&request, 0, sizeof(request))
         call.channel = self
+        if type(body) is list:
+            if compress:
+                body = b"".join(body)
+            else:
+                call.pieces = Pieces.__new__(Pieces)
+                call.pieces.take(body)
+                request.pieces = call.pieces.list
+                request.piece_count = call.pieces.count
+                body = None
         if body is not None:
             PyObject_GetBuffer(body, &call.view, PyBUF_SIMPLE)
             call.viewed = True
@@ -229,7 +239,7 @@ cdef class Channel:
 
     def unary(self, bytes path not None, bytes headers not None, body, unsigned int timeout_ms, *,
               unsigned int flags=0, bint compress=False):
-        """POST `body` and give the body of the answer, in this thread."""
+        """POST `body`, a buffer or a list of them, and give the body of the answer, in this thread."""
         cdef Call call = Call.__new__(Call)
         self.make(call, b"POST", path, headers, body, timeout_ms, flags | DYN_HTTP_CALL_STOP_LARGE, compress)
         call.run()

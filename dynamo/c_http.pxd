@@ -1,6 +1,7 @@
 # Mirrors dynamo/http.h.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from dynamo.c_http_piece cimport dyn_http_piece
 from dynamo.c_loop cimport dyn_loop
 from dynamo.c_mailbox cimport dyn_mail, dyn_mailbox
 from dynamo.c_metrics cimport dyn_metrics
@@ -88,9 +89,6 @@ cdef extern from "dynamo/http.h" nogil:
 
     int dyn_http_set_header(dyn_http_exchange *self, const char *name, const char *value)
     int dyn_http_respond(dyn_http_exchange *self, int status, const char *type, const void *body, size_t length)
-    ctypedef struct dyn_http_piece:
-        const void *data
-        size_t length
     int dyn_http_respond_pieces(dyn_http_exchange *self, int status, const char *type, const dyn_http_piece *pieces,
                                 size_t count, void (*release)(void *user) noexcept nogil, void *user)
     int dyn_http_fail(dyn_http_exchange *self, int status, const char *message, const char *type, const char *param,

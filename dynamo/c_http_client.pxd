@@ -1,6 +1,7 @@
 # Mirrors dynamo/http_client.h.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from dynamo.c_http_piece cimport dyn_http_piece
 from dynamo.c_tls cimport dyn_tls_context
 
 
@@ -45,6 +46,8 @@ cdef extern from "dynamo/http_client.h" nogil:
         size_t headers_length
         const void *body
         size_t length
+        const dyn_http_piece *pieces
+        size_t piece_count
         uint32_t timeout_ms
         unsigned flags
     int dyn_http_call_new(dyn_http_call **out, dyn_http_client *client, const dyn_http_request *request)

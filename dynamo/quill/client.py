@@ -28,6 +28,7 @@ TIMEOUT_HEADER = "quill-timeout-ms"
 CREDITS_HEADER = "quill-credits"  # of a two-way call: messages that its sender takes before it grants more
 _RETRIED = frozenset({408, 425, 429, 502, 503, 504})
 _MAX_PATHS = 1024
+_PIECES_FROM = 65536  # of a tensor; below that a copy costs less
 
 
 def as_body(request: Any) -> Any:
@@ -37,6 +38,13 @@ def as_body(request: Any) -> Any:
     if hasattr(request, "encode") and not isinstance(request, str):
         return request.encode()
     return request
+
+
+def _request(request: Any) -> Any:
+    """The same for a call of one request: a large tensor goes from its own memory, in pieces."""
+    if getattr(request, "size_bytes", 0) >= _PIECES_FROM and hasattr(request, "to_frames"):
+        return request.to_frames()
+    return as_body(request)
 
 
 def _max_timeout(timeout_ms: int) -> int:
@@ -227,15 +235,22 @@ class QuillClient:
     # ---- calls in a thread
 
     def call(
-        self, service: str, method: str, request: Buffer, *, timeout_ms: int | None = None, idempotent: bool = False
+        self,
+        service: str,
+        method: str,
+        request: Buffer | list[Any],
+        *,
+        timeout_ms: int | None = None,
+        idempotent: bool = False,
     ) -> bytes:
         """Send `request`, give the answer.
 
-        Anything with the buffer protocol is sent without a copy; a `Tensor` as its frames, tokens as they encode.
+        Anything with the buffer protocol is sent without a copy, and so are a list of such things, one behind the
+        other, and a contiguous `Tensor`, as its frames; tokens as they encode.
         """
         path = self._paths.get((service, method)) or self._path(service, method)
         lines, time_ms = (self._proto, self._timeout_ms) if timeout_ms is None else self._block(_PROTO, timeout_ms)
-        body = request if type(request) is bytes else as_body(request)
+        body = request if type(request) is bytes else _request(request)
         if not idempotent:
             return self._channel.unary(path, lines, body, time_ms, compress=self._compress)
         return self._repeat(path, lines, body, time_ms)
@@ -258,11 +273,13 @@ class QuillClient:
             return _decode(self._repeat(path, lines, body, time_ms), type)
         return _decode(self._channel.unary(path, lines, body, time_ms, compress=self._compress), type)
 
-    def call_stream(self, service: str, method: str, request: Buffer, *, timeout_ms: int | None = None) -> Stream:
+    def call_stream(
+        self, service: str, method: str, request: Buffer | list[Any], *, timeout_ms: int | None = None
+    ) -> Stream:
         """Send `request`; iterate over the messages of the answer. Close it, or use ``with``, to leave early."""
         path = self._path(service, method)
         time_ms = self._timeout_ms if timeout_ms is None else _max_timeout(timeout_ms)
-        lines, body = self._bare[_PROTO, False], as_body(request)
+        lines, body = self._bare[_PROTO, False], _request(request)
         return self._channel.stream(path, lines, body, time_ms, compress=self._compress).open()
 
     def upload_stream(
@@ -339,12 +356,18 @@ class QuillClient:
     # ---- calls in asyncio
 
     async def acall(
-        self, service: str, method: str, request: Buffer, *, timeout_ms: int | None = None, idempotent: bool = False
+        self,
+        service: str,
+        method: str,
+        request: Buffer | list[Any],
+        *,
+        timeout_ms: int | None = None,
+        idempotent: bool = False,
     ) -> bytes:
         """`call` for asyncio. Cancelling it closes its connection, so that the server sees it."""
         path = self._paths.get((service, method)) or self._path(service, method)
         lines, time_ms = (self._proto, self._timeout_ms) if timeout_ms is None else self._block(_PROTO, timeout_ms)
-        body = request if type(request) is bytes else as_body(request)
+        body = request if type(request) is bytes else _request(request)
         if idempotent:
             return await self._arepeat(path, lines, body, time_ms)
         call = self._channel.start(path, lines, body, time_ms, compress=self._compress)
@@ -394,7 +417,9 @@ class QuillClient:
                 await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 
-    def acall_stream(self, service: str, method: str, request: Buffer, *, timeout_ms: int | None = None) -> AsyncStream:
+    def acall_stream(
+        self, service: str, method: str, request: Buffer | list[Any], *, timeout_ms: int | None = None
+    ) -> AsyncStream:
         """`call_stream` for asyncio: ``async for message in client.acall_stream(...)``.
 
         Nothing is sent before the first message is asked for (or ``await stream.open()``).
@@ -402,7 +427,7 @@ class QuillClient:
         path = self._path(service, method)
         time_ms = self._timeout_ms if timeout_ms is None else _max_timeout(timeout_ms)
         channel, lines, packed = self._channel, self._bare[_PROTO, False], self._compress
-        body = as_body(request)
+        body = _request(request)
         return AsyncStream(lambda: channel.stream(path, lines, body, time_ms, here=False, compress=packed))
 
     async def aupload_stream(

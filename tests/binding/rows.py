@@ -404,6 +404,7 @@ ROWS: dict[str, Row] = {
     "_pregel.Round": Row(inside=True),
     "_pregel.Shape": Row(inside=True),
     "_pregel.View": Row(inside=True),
+    "_pieces.Pieces": Row(inside=True),
     "_quill.Call": Row(inside=True, sealed=True),
     "_quill.Channel": Row(
         lambda: of("_quill", "Channel")("http://127.0.0.1:1", print),

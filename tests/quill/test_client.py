@@ -221,6 +221,40 @@ def test_anything_with_the_buffer_protocol_is_sent(client):
         client.call(*ECHO, "text")
 
 
+@pytest.mark.parametrize("size", [1, 4000, 16384, 20000, 2_000_000])
+def test_a_tensor_is_sent_from_its_own_memory(server, client, size):
+    import numpy as np
+
+    tensor = quill.Tensor.from_numpy(np.arange(size, dtype=np.float32), name="t")
+    want = b"".join(tensor.to_frames())
+    assert client.call(*ECHO, tensor) == want
+    assert asyncio.run(client.acall(*ECHO, tensor)) == want
+    assert client.call(*ECHO, [b"", b"ab", memoryview(b"c"), b"", want, b""]) == b"abc" + want
+    assert client.call(*ECHO, [b"", b""]) == client.call(*ECHO, []) == b""
+    packed = quill.QuillClient(server.address, enable_compression=True)
+    assert packed.call(*ECHO, tensor) == want
+    turned = quill.Tensor.from_numpy(np.arange(2 * size, dtype=np.float32).reshape(2, size)).transpose()
+    back = quill.Tensor.from_frames(client.call(*ECHO, turned))
+    assert back.shape == [size, 2] and back.to_numpy()[-1].tolist() == [size - 1, 2 * size - 1]
+
+
+def test_pieces_are_sent_again_as_a_whole_when_a_kept_connection_was_dead():
+    pieces = [b"x" * 9000, b"", b"y" * 9000]
+    closing = answer(b"first", headers="Keep-Alive: timeout=5\r\n")
+    with scripted_server(closing, answer(b"second")) as (url, heard):
+        client = quill.QuillClient(url, retries=1)
+        assert client.call("a.B", "C", pieces, idempotent=True) == b"first"
+        assert client.call("a.B", "C", pieces, idempotent=True) == b"second"
+        assert [request.endswith(b"".join(pieces)) for request in heard] == [True, True]
+
+
+def test_what_is_not_a_buffer_is_refused_also_among_pieces(client):
+    for bad in ("text", 5, [b"a", "text"], [b"a", 5]):
+        with pytest.raises(TypeError):
+            client.call(*ECHO, bad)
+    assert client.call(*ECHO, b"on") == b"on"
+
+
 def test_json_goes_both_ways_and_is_checked(client):
     import msgspec
 

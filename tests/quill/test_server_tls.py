@@ -95,6 +95,13 @@ def test_bodies_of_any_size_come_back(server, authority, version, size):
             assert (answer.status_code, answer.content == body) == (200, True)
 
 
+def test_pieces_go_over_tls_in_both_directions(server, authority):
+    client = quill.QuillClient(server.address, ca_file=authority("ca.pem"))
+    pieces = [bytes([i]) * (i * 3000) for i in range(200)]
+    assert client.call("t.S", "Echo", pieces) == b"".join(pieces)
+    assert asyncio.run(client.acall("t.S", "Echo", pieces)) == b"".join(pieces)
+
+
 def test_curl_calls_it(server, authority):
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")

@@ -19,6 +19,7 @@
 #define DYNAMO_HTTP_H
 
 #include "dynamo/common.h"
+#include "dynamo/http_piece.h"
 #include "dynamo/loop.h"
 #include "dynamo/mailbox.h"
 #include "dynamo/metrics.h"
@@ -162,10 +163,6 @@ DYN_API int dyn_http_respond(dyn_http_exchange *self, int status, const char *ty
  * pieces   the list is borrowed for the call, the bytes of each until `release(user)`. That is called once, on any
  *          thread, when the kernel has the last of them or nobody wants them any more; not when this fails.
  * errors   as dyn_http_respond(). */
-typedef struct dyn_http_piece {
-    const void *data;
-    size_t length;
-} dyn_http_piece;
 DYN_API int dyn_http_respond_pieces(dyn_http_exchange *self, int status, const char *type, const dyn_http_piece *pieces,
                                     size_t count, void (*release)(void *user), void *user);
 /* Answer with {"error": {...}} in OpenAI's shape; `type` NULL: chosen by status; `param` and `code` may be NULL. */

@@ -20,6 +20,7 @@
 #define DYNAMO_HTTP_CLIENT_H
 
 #include "dynamo/common.h"
+#include "dynamo/http_piece.h"
 #include "dynamo/tls.h"
 
 #ifdef __cplusplus
@@ -81,6 +82,8 @@ typedef struct dyn_http_request {
     size_t headers_length;
     const void *body; /* borrowed until the call is done or freed; NULL when length is 0 */
     size_t length;
+    const dyn_http_piece *pieces; /* or in pieces, the list and what it names borrowed so; then length is 0 */
+    size_t piece_count;
     uint32_t timeout_ms; /* for all of it, from the first connect to the last byte; 0: none */
     unsigned flags;
 } dyn_http_request;

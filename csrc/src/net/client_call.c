@@ -62,8 +62,10 @@ static int check_request(const dyn_http_request *r)
     if (r->headers_length > 0 && (r->headers_length < 2 || memcmp(r->headers + r->headers_length - 2, "\r\n", 2) != 0 ||
                                   memmem(r->headers, r->headers_length, "\r\n\r\n", 4) != NULL))
         return dyn__fail(DYN_EINVAL, "header lines must end with CR LF, and none may be empty");
-    if ((r->flags & DYN_HTTP_CALL_SEND_LATER) && r->length > 0)
+    if ((r->flags & DYN_HTTP_CALL_SEND_LATER) && (r->length > 0 || r->piece_count > 0))
         return dyn__fail(DYN_EINVAL, "a request has a body of %zu bytes or one that follows, not both", r->length);
+    if (r->length > 0 && r->piece_count > 0)
+        return dyn__fail(DYN_EINVAL, "a request has a body of %zu bytes or one in pieces, not both", r->length);
     return DYN_OK;
 }
 
@@ -72,12 +74,14 @@ static int write_head(dyn_http_call *self, const dyn_http_request *r)
     const dyn_http_client *client = self->client;
     dyn__bytes *head = &self->head;
     char size[64];
-    bool bare = r->length == 0 && (strcmp(r->method, "GET") == 0 || strcmp(r->method, "HEAD") == 0);
+    size_t length = r->length;
+    for (size_t i = 0; i < r->piece_count; i++) length += r->pieces[i].length;
+    bool bare = length == 0 && (strcmp(r->method, "GET") == 0 || strcmp(r->method, "HEAD") == 0);
     int n = r->flags & DYN_HTTP_CALL_SEND_LATER ? snprintf(size, sizeof(size), "Transfer-Encoding: chunked\r\n\r\n")
-            : bare ? snprintf(size, sizeof(size), "\r\n")
-                   : snprintf(size, sizeof(size), "Content-Length: %zu\r\n\r\n", r->length);
+            : bare                              ? snprintf(size, sizeof(size), "\r\n")
+                                                : snprintf(size, sizeof(size), "Content-Length: %zu\r\n\r\n", length);
     size_t method = strlen(r->method), prefix = strlen(client->prefix), path = strlen(r->path),
-           host = strlen(client->host_line), with = r->length <= SHORT_BODY ? r->length : 0;
+           host = strlen(client->host_line), with = length <= SHORT_BODY ? length : 0;
     if (dyn__bytes_need(head, method + prefix + path + host + r->headers_length + (size_t)n + with + 16) < 0)
         return DYN_ENOMEM;
     dyn__bytes_put(head, r->method, method);
@@ -88,8 +92,13 @@ static int write_head(dyn_http_call *self, const dyn_http_request *r)
     dyn__bytes_put(head, client->host_line, host);
     dyn__bytes_put(head, r->headers, r->headers_length);
     dyn__bytes_put(head, size, (size_t)n);
-    dyn__bytes_put(head, r->body, with);
-    if (with == 0) self->body = r->body, self->body_length = r->length;
+    self->body = (dyn_http_piece){r->body, r->length};
+    self->pieces = r->piece_count > 0 ? r->pieces : &self->body;
+    self->piece_count = r->piece_count > 0 ? r->piece_count : 1;
+    self->body_length = length;
+    if (with == 0) return DYN_OK;
+    for (size_t i = 0; i < self->piece_count; i++) dyn__bytes_put(head, self->pieces[i].data, self->pieces[i].length);
+    self->piece_count = self->body_length = 0; /* it is part of the head now */
     return DYN_OK;
 }
 
@@ -192,7 +201,7 @@ static int lost(dyn_http_call *self, int rc)
         (self->flags & DYN_HTTP_CALL_IDEMPOTENT || self->sent == 0)) {
         release(self, false);
         self->retried = true;
-        self->sent = 0;
+        self->sent = self->piece = self->piece_sent = 0;
         self->send_over = self->send_broke = false;
         dyn__reply_reset(self);
         return DYN__FRESH;
@@ -213,33 +222,56 @@ static int lost(dyn_http_call *self, int rc)
 
 /* ---- sending ----------------------------------------------------------------------------------- */
 
+/* What is not sent yet, as far as `room` goes. */
+static int gather(dyn_http_call *self, struct iovec *out, int room)
+{
+    int count = 0;
+    size_t from = self->piece_sent, i = self->piece;
+    if (self->sent < self->head.length)
+        out[count++] = (struct iovec){self->head.data + self->sent, self->head.length - self->sent};
+    for (; i < self->piece_count && count < room; i++, from = 0)
+        if (self->pieces[i].length > from)
+            out[count++] =
+                (struct iovec){(char *)(uintptr_t)self->pieces[i].data + from, self->pieces[i].length - from};
+    size_t later = self->later.length - self->later_sent;
+    if (i == self->piece_count && count < room && later > 0)
+        out[count++] = (struct iovec){self->later.data + self->later_sent, later};
+    return count;
+}
+
+/* Of that, so many bytes went. */
+static void count_sent(dyn_http_call *self, size_t taken)
+{
+    size_t fixed = self->head.length + self->body_length - self->sent, here = taken < fixed ? taken : fixed;
+    size_t of_head = self->sent < self->head.length ? self->head.length - self->sent : 0;
+    self->sent += here;
+    self->later_sent += taken - here;
+    for (size_t left = here > of_head ? here - of_head : 0; left > 0;) {
+        size_t rest = self->pieces[self->piece].length - self->piece_sent, step = left < rest ? left : rest;
+        self->piece_sent += step;
+        left -= step;
+        if (step == rest) self->piece++, self->piece_sent = 0;
+    }
+    if (self->later_sent == self->later.length) {
+        self->later_sent = 0;
+        dyn__bytes_empty(&self->later, CONGESTED);
+    }
+}
+
 static int send_some(dyn_http_call *self)
 {
     dyn__link *link = self->link;
     int rc = DYN_OK;
     while (!self->send_over) {
-        struct iovec pieces[3];
-        int count = 0;
-        size_t taken, head = self->head.length, body = self->body_length;
-        if (self->sent < head) pieces[count++] = (struct iovec){self->head.data + self->sent, head - self->sent};
-        if (self->sent < head + body) {
-            size_t from = self->sent > head ? self->sent - head : 0;
-            pieces[count++] = (struct iovec){(void *)(uintptr_t)(self->body + from), body - from};
-        }
-        size_t later = self->later.length - self->later_sent;
-        if (later > 0) pieces[count++] = (struct iovec){self->later.data + self->later_sent, later};
+        struct iovec pieces[64];
+        size_t taken;
+        int count = gather(self, pieces, DYN__COUNT(pieces));
         if (count == 0) {
             if (self->later_over || !(self->flags & DYN_HTTP_CALL_SEND_LATER)) self->send_over = true;
             break;
         }
         if ((rc = dyn__link_write(link, pieces, count, &taken)) < 0) break;
-        size_t fixed = head + body - self->sent;
-        self->sent += taken < fixed ? taken : fixed;
-        self->later_sent += taken < fixed ? 0 : taken - fixed;
-        if (self->later_sent == self->later.length) {
-            self->later_sent = 0;
-            dyn__bytes_empty(&self->later, CONGESTED);
-        }
+        count_sent(self, taken);
     }
     if (rc == DYN_OK) rc = dyn__link_flush(link);
     if (rc < 0 && rc != DYN_EAGAIN && rc != DYN_ENOMEM) {

@@ -123,10 +123,12 @@ struct dyn_http_call {
 
     /* the request */
     bool is_head, retried, congested;
-    dyn__bytes head; /* with a short body behind it */
-    const char *body;
-    size_t body_length, sent; /* sent counts head and body */
-    dyn__bytes later;         /* chunks that follow */
+    dyn__bytes head;     /* with a short body behind it */
+    dyn_http_piece body; /* when it is in one piece */
+    const dyn_http_piece *pieces;
+    size_t piece_count, piece, piece_sent; /* the one being sent, and how much of it was */
+    size_t body_length, sent;              /* sent counts head and body */
+    dyn__bytes later;                      /* chunks that follow */
     size_t later_sent;
     bool later_over; /* no more chunks will come */
     bool send_over;  /* all is sent, or nothing more will be */
