@@ -222,7 +222,7 @@ def test_large_answers_are_sent_from_where_they_lie():
         return b"x" * int(request)
 
     def gone():
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while any(ref() is not None for ref in made) and time.monotonic() < deadline:
             gc.collect()
             time.sleep(0.01)
@@ -240,10 +240,10 @@ def test_large_answers_are_sent_from_where_they_lie():
         for _ in range(3):
             with pytest.raises(TimeoutError):
                 slow = quill.QuillClient(server.address, max_response_bytes=1 << 30)
-                slow.call("t.S", "Large", b"20000000", timeout_ms=1)
+                slow.call("t.S", "Large", b"6000000", timeout_ms=1)
         plain = {"accept-encoding": "identity"}
-        with httpx.stream("POST", f"{server.address}/t.S/Large", content=b"20000000", headers=plain) as answer:
-            assert int(answer.headers["content-length"]) > 80_000_000
+        with httpx.stream("POST", f"{server.address}/t.S/Large", content=b"6000000", headers=plain) as answer:
+            assert int(answer.headers["content-length"]) > 24_000_000
         assert gone()
 
 
