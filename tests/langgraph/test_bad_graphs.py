@@ -17,6 +17,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from dynamo.langgraph import StateGraphError
 from dynamo.langgraph.channels import LastValue
 from dynamo.langgraph.errors import EmptyInputError, GraphRecursionError, InvalidUpdateError
+from dynamo.langgraph.func import task
 from dynamo.langgraph.graph import END, START, StateGraph
 from dynamo.langgraph.pregel import NodeBuilder, Pregel
 from dynamo.langgraph.types import Command, Send
@@ -256,3 +257,12 @@ def test_durability_is_said_once():
         pytest.warns(DeprecationWarning),
     ):
         graph().compile().invoke({"n": 0}, durability="sync", checkpoint_during=True)
+
+
+def test_a_task_is_called_from_a_workflow():
+    @task
+    def double(n):
+        return 2 * n
+
+    with pytest.raises(RuntimeError, match=r"outside of a runnable context.*'double' is called from an entrypoint"):
+        double(1)

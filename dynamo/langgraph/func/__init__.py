@@ -61,8 +61,14 @@ class _TaskFunction(Generic[P, T]):
         functools.update_wrapper(self, func)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> "SyncAsyncFuture[T]":
+        from dynamo.langgraph.config import get_config
         from dynamo.langgraph.pregel._call import _call_with_options
 
+        try:
+            get_config()
+        except RuntimeError as error:
+            name = getattr(self.func, "__name__", "task")
+            raise RuntimeError(f"{error}. The task {name!r} is called from an entrypoint, a task or a node") from None
         policies = {name: getattr(self, name) for name in ("retry_policy", "cache_policy", "timeout")}
         return _call_with_options(self.func, args, kwargs, **policies)
 
