@@ -37,8 +37,6 @@ from dynamo.langgraph.pregel._moment import Graph, Moment
 from dynamo.langgraph.pregel.debug import tasks_w_writes
 from dynamo.langgraph.types import StateSnapshot
 
-__all__ = ("Script", "ahistory", "aplay", "ask", "history", "own_config", "play", "read", "saver_of", "subgraph_for")
-
 
 # ------------------------------------------------------------------ whose state
 def saver_of(graph: Graph, config: Any) -> Any:
