@@ -66,8 +66,8 @@ static void start_server(void)
 typedef struct script {
     const char *say; /* all of it, at once or byte by byte */
     size_t length;
-    bool slowly, stay, read_all;
-    int times; /* connections to serve, one after the other */
+    bool slowly, stay, read_all, deaf; /* deaf: reads no further, until the other side closes */
+    int times;                         /* connections to serve, one after the other */
     size_t heard;
     int listener;
     pthread_t thread;
@@ -92,6 +92,8 @@ static void *play(void *arg)
             if (sent <= 0) break;
             at += (size_t)sent;
         }
+        struct pollfd gone = {.fd = fd, .events = POLLRDHUP};
+        if (self->deaf) poll(&gone, 1, 5000);
         if (self->stay || self->read_all) {
             if (self->read_all) shutdown(fd, SHUT_WR);
             while ((n = recv(fd, heard, sizeof(heard), 0)) > 0) self->heard += (size_t)n;
@@ -572,7 +574,7 @@ static void an_answer_with_something_behind_it_ends_its_connection(void)
 static void an_answer_before_the_end_of_the_request_is_heard(void)
 {
     enum { SIZE = 32 << 20 };
-    script s = {.say = "HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig", .stay = true};
+    script s = {.say = "HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig", .deaf = true};
     dyn_http_client *client;
     dyn_http_call *call;
     char *body = calloc(1, SIZE);

@@ -63,7 +63,16 @@ def test_import_dynamo_loads_next_to_nothing():
 
 
 @pytest.mark.parametrize(
-    "module", ["dynamo.runtime", "dynamo.llm", "dynamo._core", "dynamo.cli", "dynamo._tensor", "dynamo.quill.client", "dynamo.graphs"]
+    "module",
+    [
+        "dynamo.runtime",
+        "dynamo.llm",
+        "dynamo._core",
+        "dynamo.cli",
+        "dynamo._tensor",
+        "dynamo.quill.client",
+        "dynamo.graphs",
+    ],
 )
 def test_no_heavy_module_comes_with_a_package(module):
     assert not HEAVY & loaded_by(module)

@@ -485,10 +485,19 @@ static size_t take_head(dyn__http_conn *self, const char *data, size_t length)
 
 /* ---- the body ---------------------------------------------------------------------------------- */
 
+/* Five bytes and the length's digits frame a chunk; more than this is padding, not framing. */
+static bool padded(const dyn__http_conn *self, uint64_t overhead)
+{
+    return overhead > self->server->limits.max_header_bytes + 16 * self->body_left;
+}
+
 static int on_body(void *user, const char *data, size_t length) /* chunked */
 {
     dyn__http_conn *self = user;
     dyn_http_exchange *x = self->x;
+    /* Looked at before each piece of body and behind the last: what is refused must not hang on how the bytes came. */
+    uint64_t seen = (uint64_t)(data - self->chunks_at) - (self->body_left - self->chunks_body);
+    if (padded(self, self->body_overhead + seen)) return 400;
     self->body_left += length; /* chunked: what came so far */
     if (self->live && self->discard) return 0;
     if (self->live) return dyn__http_inbox_put(x, data, length) < 0 ? 503 : 0;
@@ -537,11 +546,11 @@ static size_t take_body(dyn__http_conn *self, const char *data, size_t length)
         return used;
     }
     size_t used;
-    uint64_t body_before = self->body_left;
+    self->chunks_at = data;
+    self->chunks_body = self->body_left;
     int status = dyn__http_parse_chunks(&self->parser, data, length, &used);
-    self->body_overhead += used - (self->body_left - body_before);
-    /* Five bytes and the length's digits frame a chunk; more than this is padding, not framing. */
-    if (status == 0 && self->body_overhead > self->server->limits.max_header_bytes + 16 * self->body_left) status = 400;
+    self->body_overhead += used - (self->body_left - self->chunks_body);
+    if (status == 0 && padded(self, self->body_overhead)) status = 400;
     if (status != 0 && self->live) {
         live_done(self, status == 503 ? DYN_ENOMEM : DYN_EPROTO);
         return used;

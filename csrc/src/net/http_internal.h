@@ -197,6 +197,8 @@ struct dyn__http_conn {
     bool live;              /* busy, and the body still comes */
     uint64_t body_left;     /* Content-Length: still to come */
     uint64_t body_overhead; /* chunked: bytes that were not body */
+    const char *chunks_at;  /* what the parser has now, and body_left when it got that */
+    uint64_t chunks_body;
     bool body_chunked;
     uint64_t since_ns; /* when the state began; linger: ends */
     size_t stuck_at;   /* uv's queue size when the last sweep looked */
