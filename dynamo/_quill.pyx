@@ -13,7 +13,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from dynamo._errors cimport check, error_of
 from dynamo._made cimport dyn_only_library_makes
@@ -80,24 +80,6 @@ def decompress(data, size_t max_size):
         rc = dyn_zstd_decompress(&out, view.buf, view.len, max_size)
     PyBuffer_Release(&view)
     return taken(&out, rc)
-
-
-def frame(payload, int flags=DYN_QUILL_DATA):
-    """One stream frame."""
-    cdef Py_buffer view
-    cdef uint8_t head[16]
-    cdef int n
-    cdef object out
-    PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
-    try:
-        n = check(dyn_quill_head(head, flags, view.len))
-        out = PyBytes_FromStringAndSize(NULL, n + view.len)
-        memcpy(PyBytes_AS_STRING(out), head, n)
-        if view.len:
-            memcpy(PyBytes_AS_STRING(out) + n, view.buf, view.len)
-        return out
-    finally:
-        PyBuffer_Release(&view)
 
 
 def messages(data):

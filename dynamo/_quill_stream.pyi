@@ -2,7 +2,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, Final, final
 
-from typing_extensions import Self
+from typing_extensions import Buffer, Self
 
 from dynamo._http import Request
 
@@ -22,6 +22,7 @@ class RequestStream(AsyncIterator[Any], Iterator[Any]):
     def begun(self) -> None: ...
     async def credit(self) -> None: ...
 
+def write_frame(request: Request, payload: Buffer, flags: int = 1) -> bool: ...
 def incoming(
     request: Request,
     loop: asyncio.AbstractEventLoop,

@@ -8,18 +8,19 @@ import asyncio
 import threading
 from collections import deque
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
-from dynamo._errors cimport error_of
+from dynamo._errors cimport check, error_of
 from dynamo._made cimport dyn_only_library_makes
 from dynamo.c_common cimport DYN_EAGAIN, DYN_ECLOSED, dyn_error_clear, dyn_error_detail
-from dynamo.c_http cimport dyn_http_begun, dyn_http_read, dyn_http_write
+from dynamo.c_http cimport dyn_http_begun, dyn_http_commit, dyn_http_read, dyn_http_reserve, dyn_http_write
 from dynamo.c_wire cimport (
     DYN_QUILL_CANCEL, DYN_QUILL_CREDIT, DYN_QUILL_CREDITS, DYN_QUILL_DATA, DYN_QUILL_END, DYN_QUILL_REFILL, dyn_bytes,
     dyn_bytes_free, dyn_quill_credit_read, dyn_quill_credit_write, dyn_quill_credits_consumed, dyn_quill_credits_init,
-    dyn_quill_finish, dyn_quill_frame, dyn_quill_next, dyn_quill_reader_free, dyn_slice)
+    dyn_quill_finish, dyn_quill_frame, dyn_quill_head, dyn_quill_next, dyn_quill_reader_free, dyn_slice)
 
 from dynamo.errors import Cancelled, StreamBroken, Truncated
 
@@ -29,6 +30,26 @@ cdef enum:
     SPACE = 64 * 1024
     EACH = 64                       # that a message costs beside its bytes
 cdef uint8_t space[SPACE]           # empty between two reads, all of them under the GIL
+
+
+def write_frame(Request request not None, payload, int flags=DYN_QUILL_DATA):
+    """Append one frame to an answer, copied once. As `Request.write`: False means that it is time to drain."""
+    cdef Py_buffer view
+    cdef uint8_t head[16]
+    cdef char *room
+    cdef int size, rc
+    PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
+    try:
+        size = check(dyn_quill_head(head, flags, view.len))
+        rc = dyn_http_reserve(request.x, size + view.len, &room)
+        if rc == 0:
+            memcpy(room, head, size)
+            if view.len:
+                memcpy(room + size, view.buf, view.len)
+            dyn_http_commit(request.x, size + view.len)
+    finally:
+        PyBuffer_Release(&view)
+    return request.wrote(rc)
 
 
 cdef object said(int rc):

@@ -7,6 +7,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef POLLRDHUP
+#define POLLRDHUP POLLHUP /* not everywhere */
+#endif
+
 #include "dynamo/http.h"
 #include "dynamo/http_client.h"
 #include "test.h"

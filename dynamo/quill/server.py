@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dynamo._http import Request, Server, status_of
-from dynamo._quill import compress, decompress, frame, messages
-from dynamo._quill_stream import CREDITS, RequestStream, incoming, ready_made
+from dynamo._quill import compress, decompress, messages
+from dynamo._quill_stream import CREDITS, RequestStream, incoming, ready_made, write_frame
 from dynamo._tls import TlsContext
 from dynamo.errors import InvalidArgument, Overloaded
 from dynamo.quill.client import _NAME, CREDITS_HEADER, TIMEOUT_HEADER, as_body
@@ -425,11 +425,11 @@ class QuillServer:
                     begin()
                 if requests is not None:
                     await requests.credit()
-                if not x.write(frame(_encoded(item)[0])):
+                if not write_frame(x, _encoded(item)[0]):
                     await x.drain()
             if not x.begun:
                 begin()
-            x.write(frame(b"", _END))
+            write_frame(x, b"", _END)
             x.end()
         finally:
             close = getattr(items, "aclose", None)
@@ -450,7 +450,7 @@ class QuillServer:
                 x.abort()
                 return 499
             _log.error("%s failed in the middle of its stream", method.path, exc_info=error)
-            x.write(frame(b"", _CANCEL))
+            write_frame(x, b"", _CANCEL)
             x.end()
             return 500
         if isinstance(error, RpcError):
