@@ -27,6 +27,9 @@ from dynamo.runtime import DistributedRuntime
 
 from ..frontend.stack import run
 
+# As in the original: before Python 3.11 asyncio does not hand a context on, which interrupt() needs.
+asks_in_a_loop = pytest.mark.skipif(sys.version_info < (3, 11), reason="interrupt() in an event loop needs Python 3.11")
+
 
 @contextlib.asynccontextmanager
 async def serving(*handlers, path="test.graphs.call"):
@@ -664,6 +667,7 @@ def test_requests_of_one_thread_run_one_after_another():
     run(main())
 
 
+@asks_in_a_loop
 def test_a_graph_that_asks_is_answered_by_the_next_message():
     async def main():
         async with offered(talker(InMemorySaver(), ask=True)) as client:
@@ -793,6 +797,7 @@ def test_the_deadline_of_a_front_end_is_kept():
     run(main())
 
 
+@asks_in_a_loop
 def test_a_graph_behind_a_node_has_a_thread_of_the_same_name():
     async def main():
         async with served(talker(InMemorySaver(), ask=True)) as client:

@@ -24,7 +24,7 @@ from dynamo.langgraph import CheckpointError, PregelError
 from dynamo.langgraph.config import get_stream_writer
 from dynamo.langgraph.graph import END, START, StateGraph
 from dynamo.langgraph.pregel.remote import RemoteException, RemoteGraph
-from dynamo.langgraph.types import Command, Send, interrupt
+from dynamo.langgraph.types import Command, Send, StreamWriter, interrupt
 
 from .api_server import serve
 
@@ -76,8 +76,8 @@ def _failing():
 
 
 def _endless():
-    async def wait(state):
-        get_stream_writer()("begun")
+    async def wait(state, writer: StreamWriter):
+        writer("begun")
         await asyncio.Event().wait()
 
     return StateGraph(State).add_node("wait", wait).add_edge(START, "wait").compile()

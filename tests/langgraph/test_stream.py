@@ -14,12 +14,11 @@ from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
-from dynamo.langgraph.config import get_stream_writer
 from dynamo.langgraph.errors import GraphInterrupt
 from dynamo.langgraph.graph import END, START, MessagesState, StateGraph
 from dynamo.langgraph.stream import StreamChannel, StreamTransformer, SubgraphRunStream, UpdatesTransformer
 from dynamo.langgraph.stream._mux import StreamMux
-from dynamo.langgraph.types import Command, GraphOutput, RetryPolicy, Send, interrupt
+from dynamo.langgraph.types import Command, GraphOutput, RetryPolicy, Send, StreamWriter, interrupt
 
 
 class State(TypedDict):
@@ -27,8 +26,8 @@ class State(TypedDict):
     log: Annotated[list, operator.add]
 
 
-def one(state):
-    get_stream_writer()({"at": state["n"]})
+def one(state, writer: StreamWriter):
+    writer({"at": state["n"]})
     return {"n": state["n"] + 1, "log": ["one"]}
 
 
