@@ -68,8 +68,18 @@ def add_frontend_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="clients must send it as bearer key; better given by DYN_API_KEY (command lines can be seen by others)",
     )
-    group.add_argument("--tls-cert-path", metavar="FILE", help="serve https: the certificate and its chain (PEM)")
-    group.add_argument("--tls-key-path", metavar="FILE", help="the certificate's key (PEM)")
+    group.add_argument(
+        "--tls-cert-path",
+        default=os.environ.get("DYN_TLS_CERT_PATH"),
+        metavar="FILE",
+        help="serve https: the certificate and its chain (PEM)",
+    )
+    group.add_argument(
+        "--tls-key-path",
+        default=os.environ.get("DYN_TLS_KEY_PATH"),
+        metavar="FILE",
+        help="the certificate's key (PEM)",
+    )
     group.add_argument("--allow-origin", metavar="ORIGIN", help="let pages of this origin (or *) call the API (CORS)")
 
 

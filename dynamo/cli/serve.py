@@ -167,7 +167,7 @@ class Serve:
         await self.frontend.was_ready.wait()
         await asyncio.gather(*(worker.was_ready.wait() for worker in self.workers))
         address = self.frontend.facts.get("url") or f"http://{self.args.host}:{self.args.port}"
-        server = Server(address, self.args.api_key)
+        server = Server(address, self.args.api_key, self.args.tls_cert_path)
         models: list[str] = []
         patience = time.monotonic() + 20
         while not models:
@@ -206,6 +206,7 @@ def banner(address: str, models: list[str], args: argparse.Namespace) -> str:
     """Where to point a client, the page, and a curl line."""
     body = f'{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "Hello"}}], "max_tokens": 64}}'
     key = ' -H "Authorization: Bearer $DYN_API_KEY"' if args.api_key else ""
+    trust = f" --cacert {shlex.quote(args.tls_cert_path)}" if args.tls_cert_path else ""
     here = "" if address == "http://127.0.0.1:8000" else f" --url {address}"
     routed = {
         "kv": "requests go to the worker that holds their prefix",
@@ -219,7 +220,7 @@ def banner(address: str, models: list[str], args: argparse.Namespace) -> str:
             f"{', '.join(models)} on {args.workers} worker{'s' if args.workers > 1 else ''}; {routed}",
             f"  OpenAI clients   {address}/v1   (api key: {'yours' if args.api_key else 'any'})",
             f"  live page        {address}/",
-            f"  try it           curl -s {address}/v1/chat/completions{key} \\",
+            f"  try it           curl -s{trust} {address}/v1/chat/completions{key} \\",
             f"                     -H 'Content-Type: application/json' -d {shlex.quote(body)}",
             f"  or               {own_command()} chat{here}",
             "Ctrl-C stops.",

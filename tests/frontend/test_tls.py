@@ -2,7 +2,9 @@
 
 import argparse
 import asyncio
+import signal
 import ssl
+import threading
 
 import httpx
 import pytest
@@ -47,3 +49,21 @@ def test_half_of_it_is_refused_before_anything_starts(authority, given):
         check_frontend(parser.parse_args([given[0], authority(given[1])]))
     with pytest.raises(CommandError, match=r"gone\.pem"):
         check_frontend(parser.parse_args(["--tls-cert-path", "gone.pem", "--tls-key-path", authority("server.key")]))
+
+
+def test_serve_finds_its_own_front_end_over_https(authority, run_python):
+    files = ["--tls-cert-path", authority("stranger.pem"), "--tls-key-path", authority("stranger.key")]
+    process = run_python("-m", "dynamo", "serve", "--engine", "echo", "--port", "0", *files)
+    late = threading.Timer(60, process.kill)
+    late.start()
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if "Ctrl-C stops" in line:
+            break
+    text = "".join(said)
+    assert "OpenAI clients   https://127.0.0.1:" in text
+    assert f"curl -s --cacert {authority('stranger.pem')} https://" in text
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    late.cancel()
