@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import gc
 import os
+import shutil
 import socket
+import subprocess
 import threading
 import time
 
@@ -237,6 +239,17 @@ def test_httpx_streams_its_request(server):
             assert (await call).content == b"6"
 
     asyncio.run(main())
+
+
+def test_curl_streams_its_request_and_waits_for_the_100(server):
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    out = subprocess.run(
+        ["curl", "-sS", "-T", "-", "-X", "POST", "-H", "Expect: 100-continue", "-v", f"{server.address}/t.S/Shout"],
+        input=frame(b"a") + frame(b"b", 3), capture_output=True, check=True, timeout=20,
+    )  # fmt: skip
+    assert out.stdout == frame(b"a!") + frame(b"b!") + frame(b"", 2)
+    assert b"100 Continue" in out.stderr and b"200 OK" in out.stderr
 
 
 @pytest.mark.parametrize("method", ["Sum", "PlainSum"])
