@@ -9,6 +9,14 @@ from dynamo._http import Request
 CREDITS: Final[int]
 
 @final
+class Budget:
+    def __new__(cls, limit: int) -> Self: ...
+    @property
+    def limit(self) -> int: ...
+    @property
+    def used(self) -> int: ...
+
+@final
 class RequestStream(AsyncIterator[Any], Iterator[Any]):
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
     @property
@@ -29,6 +37,7 @@ def incoming(
     decode: Callable[[bytes], Any] | None,
     on_cancel: Callable[[], object] | None,
     credits: int,
+    budget: Budget | None = None,
 ) -> RequestStream: ...
 def ready_made(
     items: Iterable[bytes], loop: asyncio.AbstractEventLoop, decode: Callable[[bytes], Any] | None

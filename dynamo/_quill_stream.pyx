@@ -22,7 +22,7 @@ from dynamo.c_wire cimport (
     dyn_bytes_free, dyn_quill_credit_read, dyn_quill_credit_write, dyn_quill_credits_consumed, dyn_quill_credits_init,
     dyn_quill_finish, dyn_quill_frame, dyn_quill_head, dyn_quill_next, dyn_quill_reader_free, dyn_slice)
 
-from dynamo.errors import Cancelled, StreamBroken, Truncated
+from dynamo.errors import Cancelled, Overloaded, StreamBroken, Truncated
 
 CREDITS = DYN_QUILL_CREDITS
 cdef enum:
@@ -56,6 +56,13 @@ cdef object said(int rc):
     detail = dyn_error_detail().decode("utf-8", "replace")
     dyn_error_clear()
     return error_of(rc, detail)
+
+
+cdef class Budget:
+    """How many bytes of requests the streams of a server may hold together."""
+
+    def __cinit__(self, size_t limit):
+        self.limit = limit
 
 
 cdef class RequestStream:
@@ -109,6 +116,7 @@ cdef class RequestStream:
                 self.fail(said(rc))
             else:
                 self.take_bytes(space, got)
+                self.charge()
         self.wake()
 
     cdef int take_bytes(self, const uint8_t *data, size_t size) except -1:
@@ -118,10 +126,12 @@ cdef class RequestStream:
         cdef int rc
         piece.data = data
         piece.size = size
+        self.partial += size
         while True:
             rc = dyn_quill_next(&self.reader, &piece, &frame)
             if rc != 1:
                 break
+            self.partial = piece.size
             if frame.flags & DYN_QUILL_CANCEL:
                 self.fail(Cancelled("the client cancelled the call"))
                 if self.on_cancel is not None:
@@ -140,6 +150,19 @@ cdef class RequestStream:
         if rc < 0:
             self.error = said(rc)           # also behind END: who has not seen that yet is told
             self.over = self.closed = True
+        return 0
+
+    # Tell the budget what is held now; over it this stream is refused, and not the others.
+    cdef int charge(self) except -1:
+        cdef size_t held = 0 if self.closed else self.partial
+        held += self.queued
+        if self.budget is None:
+            return 0
+        self.budget.used += held - self.charged     # modulo 2^64, as unsigned numbers are
+        if held > self.charged and self.budget.used > self.budget.limit:
+            self.error = Overloaded(f"requests that are being received hold over {self.budget.limit} bytes")
+            self.over = self.closed = True
+        self.charged = held
         return 0
 
     cdef int fail(self, object error) except -1:
@@ -161,7 +184,8 @@ cdef class RequestStream:
         if self.error is None:
             self.error = StreamBroken("the call is over")
         self.items.clear()
-        self.queued = 0
+        self.queued = self.partial = 0
+        self.charge()
         self.wake()
         self.on_cancel = None
         if self.request is not None:
@@ -178,6 +202,7 @@ cdef class RequestStream:
         self.queued -= PyBytes_GET_SIZE(item) + EACH
         if full and self.queued < QUEUE_BYTES and not self.closed:
             self.pull()
+        self.charge()
         self.due += dyn_quill_credits_consumed(&self.ours, 1)
         self.grant()
         return item if self.decode is None else self.decode(item)
@@ -248,10 +273,11 @@ cdef class RequestStream:
         return f"<RequestStream{' over' if self.over else ''}, {len(self.items)} here>"
 
 
-def incoming(Request request not None, loop, decode, on_cancel, int64_t credits):
+def incoming(Request request not None, loop, decode, on_cancel, int64_t credits, Budget budget=None):
     """The stream of a request on a live route; `credits`: messages that its client takes at first, 0: any number."""
     cdef RequestStream self = RequestStream.__new__(RequestStream)
     self.request = request
+    self.budget = budget
     self.loop = loop
     self.decode = decode
     self.on_cancel = on_cancel

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dynamo._http import Request, Server, status_of
 from dynamo._quill import compress, decompress, messages
-from dynamo._quill_stream import CREDITS, RequestStream, incoming, ready_made, write_frame
+from dynamo._quill_stream import CREDITS, Budget, RequestStream, incoming, ready_made, write_frame
 from dynamo._tls import TlsContext
 from dynamo.errors import InvalidArgument, Overloaded
 from dynamo.quill.client import _NAME, CREDITS_HEADER, TIMEOUT_HEADER, as_body
@@ -84,6 +84,9 @@ class QuillServer:
     ----------
     max_body_bytes : int
         Of a request, before and after decompression.
+    max_total_body_bytes : int
+        Of all requests that are there at one time; further ones are told 503 or 429. Streams count with what is here of
+        them.
     max_connections : int
         Further clients are told 503; 0: 4096.
     max_concurrency : int
@@ -115,6 +118,7 @@ class QuillServer:
         self,
         *,
         max_body_bytes: int = 64 << 20,
+        max_total_body_bytes: int = 1 << 30,
         max_connections: int = 0,
         max_concurrency: int = 0,
         timeout_ms: int = 0,
@@ -136,6 +140,8 @@ class QuillServer:
             )
         self._tls = tls
         self._max_body = max_body_bytes
+        self._max_total = max_total_body_bytes
+        self._budget = Budget(max_total_body_bytes)
         self._max_connections = max_connections
         self._max_concurrency = max_concurrency
         self._timeout_ms = timeout_ms or _LONGEST_MS
@@ -241,7 +247,14 @@ class QuillServer:
         await self._main(host, port, None)
 
     async def _main(self, host: str, port: int, ready: threading.Event | None) -> None:
-        server = Server(host, port, max_body_bytes=self._max_body, max_connections=self._max_connections, tls=self._tls)
+        server = Server(
+            host,
+            port,
+            max_body_bytes=self._max_body,
+            max_total_body_bytes=self._max_total,
+            max_connections=self._max_connections,
+            tls=self._tls,
+        )
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._metrics = _Metrics()
@@ -394,7 +407,7 @@ class QuillServer:
                     raise RpcError(413, detail=f"over {self._max_body} bytes, compressed: send a stream as it is")
             return ready_made(messages(decompress(packed, self._max_body)), loop, decode)
         credits = _credits(x) if method.kind.endswith("stream") and not _takes_only_json(x) else 0
-        return incoming(x, loop, decode, lambda: end(499), credits)
+        return incoming(x, loop, decode, lambda: end(499), credits, self._budget)
 
     def _answer(self, x: Request, value: Any) -> None:
         packs = "zstd" in (x.header("accept-encoding") or "")

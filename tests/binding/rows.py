@@ -415,6 +415,7 @@ ROWS: dict[str, Row] = {
     ),
     "_quill.Hub": Row(inside=True),
     "_quill.Stream": Row(inside=True, sealed=True),
+    "_quill_stream.Budget": Row(inside=True),
     "_quill_stream.RequestStream": Row(inside=True),
     "_router.Decision": Row(lambda: core_with_worker().pick([1] * 16)),
     "_router.SelectionCore": Row(

@@ -406,6 +406,35 @@ def test_what_nobody_takes_waits_in_the_client(server, seen):
         raw.until(b"\r\n\r\n%d" % (sent // len(chunk) * 60000))
 
 
+def test_all_streams_together_hold_a_bounded_number_of_bytes():
+    server = quill.QuillServer(max_total_body_bytes=1_500_000)
+
+    @server.method("t.S", "Size", stream_request=True)
+    async def size(requests):
+        return b"%d" % sum([len(request) async for request in requests])
+
+    big = frame(bytes(1_000_000))
+    with server:
+        first, second = Raw(server, b"Size"), Raw(server, b"Size")
+        with first, second:
+            first.send(big[:900_000])  # neither is whole
+            server_side = server._budget
+            deadline = time.monotonic() + 10
+            while server_side.used < 800_000 and time.monotonic() < deadline:
+                time.sleep(0.005)
+            assert 800_000 < server_side.used < 1_000_000
+            second.send(big[:900_000])
+            assert second.until(b"\r\n\r\n").startswith(b"HTTP/1.1 429 ")
+            first.send(big[900_000:], frame(b"", 2))  # who was there goes on
+            first.end()
+            first.until(b"\r\n\r\n1000000")
+        deadline = time.monotonic() + 10
+        while server_side.used and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert server_side.used == 0
+        assert quill.QuillClient(server.address).upload_stream("t.S", "Size", [bytes(1_000_000)]) == b"1000000"
+
+
 def test_a_client_that_counts_is_not_sent_more_than_it_grants(server, seen):
     with Raw(server, b"Talker", (b"Quill-Credits", b"5")) as raw:
         raw.until(b"quill-credits: 16")
