@@ -19,6 +19,7 @@ cdef class ChannelMap(dict):
     cdef object top                 # the highest version in `top_of`, when that is the dict asked about
     cdef dict top_of
     cdef dict views                 # tuple of names -> View, or None where there can be none
+    cdef dict asked_for             # the same by the id of a list of names, with the list, which must not change
     cdef int learn(self) except -1
     cdef View view(self, names)
     cdef int touched(self, name) except -1
@@ -123,6 +124,7 @@ cdef class Preparer:
 cdef str task_path(path)
 cdef set apply_writes_to(checkpoint, channels, list tasks, get_next_version, trigger_to_nodes)
 cdef str hex_id(bytes data)
+cdef runtime_inside(runtime, store, writer)
 cdef add_note(exc, text)
 cdef bint triggered(channels, dict versions, dict seen, null_version, list triggers) except -1
 cdef read_channels(channels, select, dict written)

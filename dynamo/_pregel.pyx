@@ -159,6 +159,16 @@ cdef object build(Shape shape, tuple values):
     return made
 
 
+cdef runtime_inside(runtime, store, writer):
+    """The runtime of a graph in a node of another one: with a store if there was none, and another stream."""
+    if runtime.store is not None:
+        store = runtime.store
+    if type(runtime) is not Runtime:
+        return runtime.override(store=store, stream_writer=writer)
+    return build(runtime_shape, (runtime.context, store, writer, runtime.heartbeat, runtime.previous,
+                                 runtime.execution_info, runtime.server_info, runtime.control))
+
+
 # ------------------------------------------------------------------ ids
 
 cdef str hex_id(bytes data):
@@ -324,12 +334,17 @@ cdef class ChannelMap(dict):
         cdef tuple key
         if len(names) < MIN_VIEW:
             return None
-        key = tuple(names)
-        found = self.views.get(key, MISSING) if self.views is not None else MISSING
-        if found is not MISSING:
-            return found
         if self.views is None:
-            self.views = {}
+            self.views, self.asked_for = {}, {}
+        asked = self.asked_for.get(<size_t><PyObject *>names)
+        if asked is not None and (<tuple>asked)[0] is names:
+            return (<tuple>asked)[1]
+        key = tuple(names)
+        found = self.views.get(key, MISSING)
+        if found is not MISSING:
+            if len(self.asked_for) < MAX_VIEWS:
+                self.asked_for[<size_t><PyObject *>names] = (names, found)
+            return found
         if len(self.views) >= MAX_VIEWS:
             return None
         self.views[key] = None

@@ -15,7 +15,7 @@ import asyncio
 import weakref
 
 from dynamo._channels cimport IDLE_CLEARS, MISSING, idle_kind
-from dynamo._pregel cimport NodePlan, Preparer, apply_writes_to, read_channels
+from dynamo._pregel cimport NodePlan, Preparer, apply_writes_to, read_channels, runtime_inside
 from dynamo._pregel import checkpoint_id, empty_checkpoint, fresh_channels
 
 cdef extern from "Python.h":
@@ -983,13 +983,11 @@ cdef dict config_inside(dict config):
 cdef class Inner:
     """How a compiled graph runs as a node: here if nobody looks on and nothing is saved, else as it always does."""
     cdef object graph
-    cdef dict runtimes              # what the graph adds to a runtime that has a store, and to one that has none
     cdef object channels            # those that were looked at last
     cdef bint plain                 # none of them needs a book of its own
 
     def __init__(self, graph):
         self.graph = graph
-        self.runtimes = {}
 
     cdef bint here(self, value, dict config) except -1:
         """Whether this run can be made here."""
@@ -1011,7 +1009,6 @@ cdef class Inner:
         if self.channels is not graph.channels:
             self.channels = graph.channels
             self.plain = inner_names["plain_channels"](graph)
-            self.runtimes.clear()
         keys = graph.input_channels
         return self.plain and type(keys) is str
 
@@ -1024,12 +1021,8 @@ cdef class Inner:
         LoopCore.__init__(loop)
         config = config_inside(config)
         conf = <dict>config["configurable"]
-        around = conf["__pregel_runtime"]
-        stored = around.store is not None
-        mine = self.runtimes.get(stored)
-        if mine is None:
-            mine = self.runtimes[stored] = inner_names["runtime_inside"](graph, stored)
-        runtime = conf["__pregel_runtime"] = around.merge(mine)
+        runtime = runtime_inside(conf["__pregel_runtime"], graph.store, inner_names["nowhere"])
+        conf["__pregel_runtime"] = runtime
         nth = conf["__pregel_scratchpad"].subgraph_counter()
         if nth:
             conf["checkpoint_ns"] = f"{conf['checkpoint_ns']}|{nth}"

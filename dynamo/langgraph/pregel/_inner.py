@@ -20,9 +20,8 @@ from dynamo.langgraph.pregel._deltas import Deltas
 from dynamo.langgraph.pregel._executor import Tasks, Threads
 from dynamo.langgraph.pregel._loop import AsyncPregelLoop, PregelLoop, SyncPregelLoop
 from dynamo.langgraph.pregel._run import Run
-from dynamo.langgraph.pregel._show import nowhere
+from dynamo.langgraph.pregel._show import nowhere  # noqa: F401
 from dynamo.langgraph.pregel.main import Pregel
-from dynamo.langgraph.runtime import Runtime
 from dynamo.langgraph.types import Command  # noqa: F401
 
 
@@ -97,11 +96,6 @@ def runs_as_usual(graph: Any) -> bool:
     """Whether this class of graph runs as ours do."""
     kind = type(graph)
     return kind.invoke is Pregel.invoke and kind.ainvoke is Pregel.ainvoke
-
-
-def runtime_inside(graph: Any, with_store: bool) -> Runtime[Any]:
-    """What a graph says of itself to its nodes, to be merged into what the graph around it says."""
-    return Runtime(store=None if with_store else graph.store, stream_writer=nowhere)
 
 
 own(globals())
