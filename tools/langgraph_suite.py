@@ -6,7 +6,7 @@ usage: python tools/langgraph_suite.py [NAME ...] [--fast] [--fetch] [--peer] [-
   --fast    the files of it that take seconds, for `make test`
   --fetch   only fetch what it needs from PyPI, pinned by hash, into build/langgraph/; exits with 75 if that is offline
   --peer    on the original, to see what the suite itself does here
-  -n        processes (pytest-xdist)
+  -n        processes (pytest-xdist); what fails beside others is run again, alone
 
 A suite runs in a temporary folder with dynamo.langgraph.install() in force from the first import on. It has passed
 when nothing failed, no module of the original's core was imported, and, if it was not narrowed, as many tests ran as
@@ -187,19 +187,21 @@ def run(name: str, given: argparse.Namespace) -> bool:
             SUITE_FOREIGN=str(foreign),
             PYTHONPATH=os.pathsep.join([str(work), *paths(suite, given.peer)]),
         )
-        command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
-        command += ["--junitxml", str(report)]
+        command = [sys.executable, "-m", "pytest", "-q", "--tb=short"]
         if not given.peer:
             command += ["-p", "suite_plugin"]
         command += [f"--deselect={suite.folder}/{test}" for test in suite.deselect]
-        if given.n:
-            command += ["-n", str(given.n), "--dist", "worksteal"]
         if not any("::" in word or word.endswith(".py") for word in given.rest):
             left = suite.slow if given.fast else ()
             for path in sorted((work / suite.folder).rglob("test_*.py")):
                 if path.name not in left and (path.name in suite.only or not suite.only):
                     command.append(str(path.relative_to(work)))
-        status = subprocess.run([*command, *given.rest], cwd=work, env=env).returncode
+        command += given.rest
+        beside = ["-n", str(given.n), "--dist", "worksteal"] if given.n else []
+        status = subprocess.run([*command, *beside, "--junitxml", str(report)], cwd=work, env=env).returncode
+        if status == 1 and beside:
+            print(f"{name}: what failed beside others is run again, alone: some of its tests measure time", flush=True)
+            status = subprocess.run([*command, "--last-failed"], cwd=work, env=env).returncode
         if status not in (0, 1):
             print(f"{name}: pytest ended with {status}", file=sys.stderr)
             return False
