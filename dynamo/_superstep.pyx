@@ -1004,7 +1004,10 @@ cdef class Inner:
         if inner_names is None:
             from dynamo.langgraph.pregel import _inner
             inner_names = vars(_inner)
-        if isinstance(value, inner_names["Command"]) or not inner_names["runs_as_usual"](graph):
+        kind = type(graph)
+        if kind.invoke is not inner_names["INVOKE"] or kind.ainvoke is not inner_names["AINVOKE"]:
+            return False
+        if type(value) is not dict and isinstance(value, inner_names["Command"]):
             return False
         if self.channels is not graph.channels:
             self.channels = graph.channels
@@ -1069,7 +1072,8 @@ cdef class Inner:
         except BaseException as error:
             loop.leave(error)
             raise
-        loop.leave(None)
+        if "place" in loop.__dict__:                # else nothing was started beside the run
+            loop.leave(None)
         return self.result(loop)
 
     cdef arun(self, value, dict config):
@@ -1085,7 +1089,8 @@ async def run_inside(Inner inner, value, dict config):
     except BaseException as error:
         await loop.leave(error)
         raise
-    await loop.leave(None)
+    if "place" in loop.__dict__:
+        await loop.leave(None)
     return inner.result(loop)
 
 
