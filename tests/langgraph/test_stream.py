@@ -106,6 +106,18 @@ def test_checkpoints_say_what_comes_next(stream):
     assert shown[1]["config"] == shown[2]["parent_config"]
 
 
+@pytest.mark.parametrize("answer", [7, 0])
+def test_a_checkpoint_shows_results_that_say_something(answer):
+    graph = StateGraph(Annotated[int, operator.add])
+    graph.add_node("a", lambda state: answer).add_node("b", lambda state: interrupt("?"))
+    graph.add_edge(START, "a").add_edge(START, "b")
+    run, thread = graph.compile(checkpointer=InMemorySaver()), {"configurable": {"thread_id": "1"}}
+    run.invoke(1, thread)
+    assert run.get_state(thread).tasks[0].result == answer
+    shown = next(iter(run.stream(Command(resume=3), thread, stream_mode="checkpoints")))
+    assert shown["tasks"][0].get("result", "none") == (answer or "none")
+
+
 def test_debug_is_tasks_and_checkpoints_with_their_steps(stream):
     shown = stream(chain(checkpointer=InMemorySaver()), config=thread, stream_mode="debug")
     assert [(part["step"], part["type"]) for part in shown] == [

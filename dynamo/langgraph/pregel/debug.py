@@ -143,7 +143,7 @@ def _shown(task: PregelTask) -> "CheckpointTask":
     shown: dict[str, Any] = {"id": task.id, "name": task.name}
     if task.error:
         return {**shown, "error": task.error, "state": task.state}  # type: ignore[typeddict-item]
-    if task.result is not None:
+    if task.result:  # nothing, an empty update and 0 are not shown; `get_state` tells them
         shown["result"] = task.result
     interrupts = tuple(asdict(one) for one in task.interrupts)
     return {**shown, "interrupts": interrupts, "state": task.state}  # type: ignore[typeddict-item]
