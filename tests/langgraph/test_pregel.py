@@ -128,6 +128,15 @@ def test_keywords_of_a_run_win_over_those_of_the_graph():
     assert one().invoke({"n": 0}, stream_mode="updates") == [{"inc": {"n": 1}}]
 
 
+def test_durability_without_a_saver_is_warned_of():
+    with pytest.warns(UserWarning, match=r"durability='sync' has no effect: the graph has no checkpointer") as found:
+        assert one().invoke({"n": 1}, durability="sync") == {"n": 2}
+    assert found[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one(checkpointer=InMemorySaver()).invoke({"n": 1}, {"configurable": {"thread_id": "1"}}, durability="sync")
+
+
 def test_the_twins_take_the_same():
     for name in (
         "invoke",

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
+from warnings import warn
 
 from dynamo.langgraph._internal._config import ensure_config, recast_checkpoint_ns
 from dynamo.langgraph._internal._constants import (
@@ -107,7 +108,10 @@ class Run:
         self.saver = saver_for(graph, self.conf)
         if graph.checkpointer is True and CONFIG_KEY_CHECKPOINT_NS in self.conf:
             self.conf[CONFIG_KEY_CHECKPOINT_NS] = recast_checkpoint_ns(self.conf[CONFIG_KEY_CHECKPOINT_NS])
-        self.conf.update({} if durability is None else {CONFIG_KEY_DURABILITY: durability})
+        if durability is not None:
+            self.conf[CONFIG_KEY_DURABILITY] = durability
+            if self.saver is None:
+                warn(f"durability={durability!r} has no effect: the graph has no checkpointer", stacklevel=5)
         if not whole:
             validate_keys(output_keys, graph.channels)
         self.output_keys = graph.stream_channels_asis if output_keys is None else output_keys
