@@ -7,7 +7,7 @@ import pkgutil
 import dynamo
 
 SYSTEM = "libc.so libm.so libdl.so librt.so libpthread.so libresolv.so libgcc_s libstdc++ ld-linux libz.so"
-EXTRAS = "jinja2 tokenizers rich xllamacpp gguf matplotlib langgraph langchain_core xxhash"
+EXTRAS = "jinja2 tokenizers rich xllamacpp gguf matplotlib langgraph langchain_core xxhash typing_extensions"
 for module in pkgutil.walk_packages(dynamo.__path__, "dynamo."):
     # The C library lies among the modules and ends like one.
     if module.name.endswith("__main__") or module.name == "dynamo.libdynamo":

@@ -1,5 +1,6 @@
 """examples/channels: what the two programs print."""
 
+import os
 import subprocess
 import sys
 
@@ -17,5 +18,6 @@ from ..conftest import ROOT
 )
 def test_the_programs_print_what_they_say(program, printed):
     command = [sys.executable, str(ROOT / "examples" / "channels" / program)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, env={"PYTHONPATH": str(ROOT)})
+    env = dict(os.environ, PYTHONPATH=str(ROOT))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, env=env)
     assert (done.stdout, done.returncode) == (printed, 0), done.stderr
