@@ -13,9 +13,9 @@ import sys
 import pytest
 
 from ..conftest import ROOT
+from .original import ORIGINAL, fetched
 
 pytest.importorskip("langgraph.checkpoint.sqlite", reason="the extra test-langgraph is not installed")
-ORIGINAL = ROOT / "build/langgraph/langgraph-1.2.22"
 SAVERS = ("memory", "sqlite", "aiosqlite")
 THREADS = re.findall(r"@scenario\ndef (\w+)", (ROOT / "tests/langgraph/threads.py").read_text())
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -45,11 +45,7 @@ def start(who, part, source, folder):
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
     """What each side did: {(who began, who went on or None): report}."""
-    fetch = [sys.executable, str(ROOT / "tools/langgraph_suite.py"), "--fetch"]
-    fetched = subprocess.run(fetch, capture_output=True, text=True, timeout=240)
-    if fetched.returncode == 75:
-        pytest.skip(fetched.stderr.strip().splitlines()[-1])
-    assert fetched.returncode == 0, fetched.stderr
+    fetched()
     folder, found = tmp_path_factory.mktemp("threads"), {}
     sides = ("ours", "theirs")
     for part in (1, 2):

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from ..conftest import ROOT
+from .original import ORIGINAL, fetched
 
 pytest.importorskip("pytest_asyncio", reason="the extra test-langgraph is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -15,14 +16,9 @@ FIRST, NUMBER = 0, 200
 
 
 def test_random_graphs_do_the_same_on_both_sides():
-    fetch = [sys.executable, str(ROOT / "tools/langgraph_suite.py"), "--fetch"]
-    fetched = subprocess.run(fetch, capture_output=True, text=True, timeout=240)
-    if fetched.returncode == 75:
-        pytest.skip(fetched.stderr.strip().splitlines()[-1])
-    assert fetched.returncode == 0, fetched.stderr
-    original = ROOT / "build/langgraph/langgraph-1.2.22"
+    fetched()
     started = []
-    for who, paths in (("ours", [ROOT]), ("theirs", [ROOT, original])):
+    for who, paths in (("ours", [ROOT]), ("theirs", [ROOT, ORIGINAL])):
         command = [sys.executable, str(ROOT / "tests/langgraph/random_graphs.py"), who, str(FIRST), str(NUMBER)]
         env = dict(
             os.environ, PYTHONPATH=os.pathsep.join(map(str, paths)), LANGSMITH_TRACING="false", PYTHONHASHSEED="0"
