@@ -56,13 +56,14 @@ async def pass_on(front: "Frontend", http: Request, model: Model, request: Any, 
         text = f"query_instance_id: the prompt of {model.name!r} is made by its worker, so nothing can be told of it."
         raise bad_request(text, "nvext.annotations")
     body = msgspec.json.decode(http.body)
+    session = _session(body, routing)
     tried: set[int] = set()
     while True:
-        worker = _choose(front, model, routing, _session(body, routing), tried)
+        worker = _choose(front, model, routing, session, tried)
         tried.add(worker.id)
         passing = _Passing(front, http, model, request, worker)
         try:
-            return await passing.run(body, _session(body, routing))
+            return await passing.run(body, session)
         except _GONE as error:
             worker.inhibited_until = time.monotonic() + _INHIBIT_SECONDS
             if http.begun:

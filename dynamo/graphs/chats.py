@@ -10,9 +10,15 @@ from dynamo.errors import InvalidArgument
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessageChunk, BaseMessage
 
-__all__ = ["chunk_of", "is_chunk", "plain", "to_openai", "usage_of"]
+__all__ = ["chunk_of", "is_chunk", "messages_of", "plain", "to_openai", "usage_of"]
 
 MAX_DEPTH = 64
+
+
+def messages_of(state: Any) -> Sequence[Any] | None:
+    """The messages of a state; None for a state without a list of them."""
+    found = state.get("messages") if isinstance(state, Mapping) else getattr(state, "messages", None)
+    return found if isinstance(found, list | tuple) else None
 
 
 def to_openai(messages: Sequence[Any]) -> list[dict[str, Any]]:

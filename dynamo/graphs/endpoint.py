@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dynamo.errors import InvalidArgument
 from dynamo.graphs.calls import items, run_blocking, thread_of
-from dynamo.graphs.chats import chunk_of, is_chunk, plain, to_openai
+from dynamo.graphs.chats import chunk_of, is_chunk, messages_of, plain, to_openai
 from dynamo.langgraph._internal._config import get_async_callback_manager_for_config
 from dynamo.langgraph._internal._runnable import RunnableCallable, watched
 
@@ -67,10 +67,10 @@ def endpoint_node(
     shown = name or str(getattr(getattr(client, "endpoint", None), "path", "endpoint"))
 
     async def acall(state: Any, config: "RunnableConfig") -> Any:
-        chosen = kind or ("chat" if _messages_of(state) is not None else "state")
+        chosen = kind or ("chat" if messages_of(state) is not None else "state")
         thread = thread_of(config)
         asked = request(state) if request is not None else _request(state, chosen, thread)
-        answer = _Answer(shown, config, _messages_of(state) or [], result is not None or chosen == "graph")
+        answer = _Answer(shown, config, messages_of(state) or [], result is not None or chosen == "graph")
         stream = items(client, asked, thread=thread, deadline=deadline, sticky=sticky)
         try:
             async for item in stream:
@@ -89,7 +89,7 @@ def endpoint_node(
             return _together(answer.updates)
         if output is not None:
             return _together([*answer.updates, {output: message.content}])
-        if _messages_of(state) is None:
+        if messages_of(state) is None:
             raise InvalidArgument(
                 f"endpoint {shown} answered with text, and the state has no messages to add it to: name a key of the "
                 f"state with endpoint_node(client, output=...)"
@@ -111,17 +111,12 @@ def _together(updates: list[Any]) -> Any:
     return [Command(update=update) for update in updates]
 
 
-def _messages_of(state: Any) -> Any:
-    found = state.get("messages") if isinstance(state, Mapping) else getattr(state, "messages", None)
-    return found if isinstance(found, list | tuple) else None
-
-
 def _request(state: Any, kind: str, thread: str | None) -> Any:
     if kind == "state":
         return plain(state)
     if kind == "graph":
         return {"input": plain(state), **({} if thread is None else {"thread_id": thread})}
-    messages = _messages_of(state)
+    messages = messages_of(state)
     if messages is None:
         raise InvalidArgument("kind is 'chat', and the state has no key 'messages' with a list of messages")
     return {"messages": to_openai(messages), "stream": True}

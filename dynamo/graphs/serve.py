@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynamo.errors import InvalidArgument
 from dynamo.graphs.calls import THREAD
-from dynamo.graphs.chats import plain, to_openai, usage_of
+from dynamo.graphs.chats import messages_of, plain, to_openai, usage_of
 
 if TYPE_CHECKING:
     from dynamo.langgraph.pregel import Pregel
@@ -184,7 +184,7 @@ class ServedGraph:
         snapshot = await self.graph.aget_state(config)
         if snapshot.interrupts:
             return Command(resume=_text(messages[-1].get("content")))
-        known = _messages(snapshot.values)
+        known = messages_of(snapshot.values) or ()
         if not known:
             return {"messages": list(messages)}  # the saver is new to it, whatever the client remembers
         new = messages[_seen(messages, known) :]
@@ -241,7 +241,7 @@ class _Said:
     def state(self, values: Any) -> None:
         self.values = values
         if self.before is None:
-            self.before = len(_messages(values))
+            self.before = len(messages_of(values) or ())
 
     def message(self, message: Any, node: str | None) -> Iterable[dict[str, Any]]:
         if message.type not in ("ai", "AIMessageChunk"):
@@ -257,7 +257,7 @@ class _Said:
         yield self._chunk({"content": text})
 
     def end(self) -> Iterable[dict[str, Any]]:
-        new = _messages(self.values)[self.before or 0 :]
+        new = (messages_of(self.values) or ())[self.before or 0 :]
         asked = [
             {"id": one.id, "value": _shown(one.value)}
             for one in (self.values.get("__interrupt__") or () if isinstance(self.values, Mapping) else ())
@@ -303,11 +303,6 @@ def _calls_of(message: Any) -> list[dict[str, Any]]:
     """The calls of a message that nobody has answered, as OpenAI has them."""
     (made,) = to_openai([message])
     return [{"index": i, **call} for i, call in enumerate(made.get("tool_calls") or ())]
-
-
-def _messages(values: Any) -> list[Any]:
-    found = values.get("messages") if isinstance(values, Mapping) else getattr(values, "messages", None)
-    return list(found) if isinstance(found, list | tuple) else []
 
 
 def _text_of_question(value: Any) -> str:
