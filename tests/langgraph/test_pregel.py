@@ -14,6 +14,7 @@ pytest.importorskip("langchain_core")
 pytest.importorskip("langgraph.checkpoint")
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.runnables import RunnableLambda
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.memory import InMemoryStore
@@ -226,6 +227,18 @@ def test_graphs_inside_are_found_by_namespace():
         return [pair async for pair in graph.aget_subgraphs(recurse=True)]
 
     assert asyncio.run(found()) == list(graph.get_subgraphs(recurse=True))
+
+
+def test_a_node_may_use_the_runnable_that_it_is_part_of():
+    inner = one()
+
+    def again(state):
+        return inner.invoke(state) if state["n"] > 2 else chain.invoke({"n": state["n"] + 1})
+
+    chain = RunnableLambda(again)  # looking for graphs in it must come to an end
+    graph = one(chain)
+    assert list(graph.get_subgraphs()) == [("inc", inner)]
+    assert graph.invoke({"n": 0}) == {"n": 4}
 
 
 def test_drawings_look_as_deep_as_they_are_asked_to():

@@ -40,12 +40,15 @@ def find_subgraph_pregel(candidate: "Runnable[Any, Any]") -> "PregelProtocol[Any
     from dynamo.langgraph.pregel.protocol import PregelProtocol
 
     open_: list[Any] = [candidate]
+    met = {id(candidate)}  # a function may use the runnable that it is in
     for thing in open_:  # grows meanwhile: breadth first
         if isinstance(thing, PregelProtocol):
             if getattr(thing, "checkpointer", None) is not False:
                 return thing
         else:
-            open_.extend(_inside(thing))
+            fresh = {id(part): part for part in _inside(thing) if id(part) not in met}
+            met.update(fresh)
+            open_.extend(fresh.values())
     return None
 
 
