@@ -3,7 +3,7 @@
 import typing
 import uuid
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Any, TypeAlias
 from warnings import warn
 
@@ -74,20 +74,32 @@ def add_messages(
     return _merged(left, right, **kwargs)
 
 
-def _as_messages(given: Any) -> list[Any]:
-    from langchain_core.messages import BaseMessageChunk, convert_to_messages, message_chunk_to_message
+@cache
+def _kinds() -> frozenset[type]:
+    """The classes of messages that are kept as they are: not chunks, and nothing that has yet to become a message."""
+    from langchain_core import messages
 
-    coerced = [
-        message_chunk_to_message(one) if isinstance(one, BaseMessageChunk) else one
-        for one in convert_to_messages(given if isinstance(given, list) else [given])
-    ]
-    for message in coerced:
+    names = ("AIMessage", "HumanMessage", "SystemMessage", "ToolMessage", "FunctionMessage", "ChatMessage")
+    return frozenset((messages.RemoveMessage, *(getattr(messages, name) for name in names)))
+
+
+def _as_messages(given: Any) -> list[Any]:
+    found: list[Any] = given if isinstance(given, list) else [given]
+    if not _kinds().issuperset(map(type, found)):
+        from langchain_core.messages import BaseMessageChunk, convert_to_messages, message_chunk_to_message
+
+        found = [
+            message_chunk_to_message(one) if isinstance(one, BaseMessageChunk) else one
+            for one in convert_to_messages(found)
+        ]
+    for message in found:
         if message.id is None:
             message.id = str(uuid.uuid4())
-    return coerced
+    return found
 
 
 def _merged(left: Any, right: Any, *, format: str | None = None) -> list[Any]:
+    """The list of both, in one pass over each: a reducer is called for every message of a long conversation."""
     from langchain_core.messages import RemoveMessage
 
     there, new = _as_messages(left), _as_messages(right)
