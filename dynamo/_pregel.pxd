@@ -1,4 +1,6 @@
 # The parts of a superstep, shared with dynamo/_superstep.pyx.
+from libc.stdint cimport int64_t
+
 from dynamo._channels cimport BaseChannel
 
 
@@ -103,6 +105,8 @@ cdef class Preparer:
     cdef dict input_cache
     cdef bint old_ids
 
+    cdef int set_up(self, processes, channels, managed, store, checkpointer, manager, retry_policy,
+                    cache_policy) except -1
     cdef int begin(self, checkpoint, list pending, config, step, stop) except -1
     cdef NodePlan plan(self, name)
     cdef str id_of(self, checkpoint_ns, bytes tail)
@@ -121,6 +125,9 @@ cdef class Preparer:
     cdef dict config_for(self, name, dict metadata, tags, callbacks, dict patch)
 
 
+cpdef str checkpoint_id(int64_t step)
+cpdef dict empty_checkpoint()
+cpdef tuple fresh_channels(specs, values)
 cdef str task_path(path)
 cdef set apply_writes_to(checkpoint, channels, list tasks, get_next_version, trigger_to_nodes)
 cdef str hex_id(bytes data)

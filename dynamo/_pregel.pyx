@@ -67,7 +67,8 @@ cdef object Runtime = None
 cdef object ExecutionInfo = None
 cdef object NodeError = None
 cdef object DEFAULT_RUNTIME = None
-cdef object merge_configs = None
+cdef object own_copy = None
+cdef object DefaultLimit = None
 cdef object runnable_for_task = None
 cdef object identifier = None
 cdef Shape runtime_shape = None
@@ -84,7 +85,7 @@ def bind(names):
         By the name of the global here.
     """
     global Send, Call, ExecutableTask, PlainTask, CacheKey, Runtime, ExecutionInfo, NodeError
-    global DEFAULT_RUNTIME, merge_configs, runnable_for_task, identifier, runtime_shape, info_shape, task_shape
+    global DEFAULT_RUNTIME, own_copy, DefaultLimit, runnable_for_task, identifier, runtime_shape, info_shape, task_shape
     Send = names["Send"]
     Call = names["Call"]
     ExecutableTask = names["PregelExecutableTask"]
@@ -94,7 +95,8 @@ def bind(names):
     ExecutionInfo = names["ExecutionInfo"]
     NodeError = names["NodeError"]
     DEFAULT_RUNTIME = names["DEFAULT_RUNTIME"]
-    merge_configs = names["merge_configs"]
+    own_copy = names["own_copy"]
+    DefaultLimit = names["DefaultLimit"]
     runnable_for_task = names["get_runnable_for_task"]
     identifier = names["identifier"]
     runtime_shape = Shape(Runtime)
@@ -207,37 +209,80 @@ def old_task_id(bytes namespace, *parts):
     return sha_id(namespace + b"".join([p.encode() if isinstance(p, str) else p for p in parts]))
 
 
-cdef uint64_t last_tick = 0         # 100 ns since 1582; only touched under the GIL
+cdef const char *HEX = "0123456789abcdef"
 
 
-def checkpoint_id(int64_t step):
+cdef void put_hex(char *out, uint64_t value, int count) noexcept nogil:
+    """The lowest `count` digits of a number."""
+    while count > 0:
+        count -= 1
+        out[count] = HEX[value & 15]
+        value >>= 4
+
+
+cdef bytes id_bytes(str text):
+    """The 16 bytes of an id as ids are written: 8-4-4-4-12 digits."""
+    cdef unsigned char out[16]
+    cdef int n = 0, digit, code
+    cdef Py_UCS4 c
+    if len(text) == 36:
+        for c in text:
+            code = ord(c)
+            if code == c'-':
+                continue
+            digit = code - c'0' if c'0' <= code <= c'9' else code - c'a' + 10 if c'a' <= code <= c'f' else -1
+            if digit < 0 or n == 32:
+                break
+            out[n >> 1] = digit if n & 1 == 0 else (out[n >> 1] << 4) | digit
+            n += 1
+        else:
+            if n == 32:
+                return out[:16]
+    return bytes.fromhex(text.replace("-", ""))
+
+
+cdef uint64_t last_tick = 0         # 100 ns since 1582; like the next two only touched under the GIL
+cdef time_t told_second = -1
+cdef char told_text[48]             # that second, up to its point
+
+
+cpdef str checkpoint_id(int64_t step):
     """A UUID of version 6 with the step as its clock sequence: ids sort by time."""
     global last_tick
     cdef timespec clock
-    cdef uint64_t tick, node, seq
-    cdef char out[40]
+    cdef uint64_t tick
+    cdef char out[36]
     clock_gettime(CLOCK_REALTIME, &clock)
     tick = <uint64_t>clock.tv_sec * 10000000 + <uint64_t>clock.tv_nsec // 100 + <uint64_t>0x01B21DD213814000
     if tick <= last_tick:
         tick = last_tick + 1
     last_tick = tick
-    node = _random_bits(48)
-    seq = (<uint64_t>step & 0x3FFF) | 0x8000
-    snprintf(out, 40, "%08llx-%04llx-6%03llx-%04llx-%012llx", <unsigned long long>((tick >> 28) & 0xFFFFFFFF),
-             <unsigned long long>((tick >> 12) & 0xFFFF), <unsigned long long>(tick & 0xFFF), <unsigned long long>seq,
-             <unsigned long long>node)
+    out[8] = out[13] = out[18] = out[23] = b'-'
+    put_hex(out, tick >> 28, 8)
+    put_hex(out + 9, tick >> 12, 4)
+    put_hex(out + 14, 0x6000 | (tick & 0xFFF), 4)
+    put_hex(out + 19, 0x8000 | (<uint64_t>step & 0x3FFF), 4)
+    put_hex(out + 24, _random_bits(48), 12)
     return out[:36].decode("ascii")
 
 
 cdef str now_text():
+    global told_second
     cdef timespec clock
     cdef tm parts
-    cdef char out[48]
+    cdef long micro
+    cdef int i
     clock_gettime(CLOCK_REALTIME, &clock)
-    gmtime_r(&clock.tv_sec, &parts)
-    snprintf(out, 48, "%04d-%02d-%02dT%02d:%02d:%02d.%06ld+00:00", parts.tm_year + 1900, parts.tm_mon + 1,
-             parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec, clock.tv_nsec // 1000)
-    return out[:32].decode("ascii")
+    if clock.tv_sec != told_second:
+        gmtime_r(&clock.tv_sec, &parts)
+        snprintf(told_text, 48, "%04d-%02d-%02dT%02d:%02d:%02d.000000+00:00", parts.tm_year + 1900, parts.tm_mon + 1,
+                 parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec)
+        told_second = clock.tv_sec
+    micro = clock.tv_nsec // 1000
+    for i in range(25, 19, -1):
+        told_text[i] = c'0' + <int>(micro % 10)
+        micro //= 10
+    return told_text[:32].decode("ascii")
 
 
 cdef str task_path(path):
@@ -255,7 +300,7 @@ def task_path_str(tup):
 
 # ------------------------------------------------------------------ checkpoints
 
-def empty_checkpoint():
+cpdef dict empty_checkpoint():
     """The checkpoint before the first."""
     return {"v": 4, "ts": now_text(), "id": checkpoint_id(-2), "channel_values": {}, "channel_versions": {},
             "versions_seen": {}, "updated_channels": None}
@@ -401,7 +446,7 @@ def channel_map(channels):
     return made
 
 
-def fresh_channels(specs, values):
+cpdef tuple fresh_channels(specs, values):
     """Live channels and managed values for a thread that has no history."""
     cdef ChannelMap channels = ChannelMap()
     cdef dict managed = {}
@@ -839,15 +884,21 @@ cdef class Preparer:
 
     def __init__(self, processes, channels, managed, *, for_execution=True, store=None, checkpointer=None, manager=None,
                  retry_policy=(), cache_policy=None):
-        self.processes, self.channels, self.managed, self.for_execution = processes, channels, managed, for_execution
+        self.for_execution = for_execution
+        self.set_up(processes, channels, managed, store, checkpointer, manager, retry_policy, cache_policy)
+
+    cdef int set_up(self, processes, channels, managed, store, checkpointer, manager, retry_policy,
+                    cache_policy) except -1:
+        self.processes, self.channels, self.managed = processes, channels, managed
         self.store, self.checkpointer, self.manager = store, checkpointer, manager
         self.retry, self.caching = retry_policy, cache_policy
         self.watched = manager is not None and bool(manager.handlers or manager.inheritable_handlers)
         self.plans = {}
+        return 0
 
     cdef int begin(self, checkpoint, list pending, config, step, stop) except -1:
         self.checkpoint = checkpoint
-        self.id_bytes = bytes.fromhex((<str>checkpoint["id"]).replace("-", ""))
+        self.id_bytes = id_bytes(<str?>checkpoint["id"])
         self.null_version = null_version_of(checkpoint)
         self.pending = pending
         self.step = step
@@ -1125,16 +1176,24 @@ cdef class Preparer:
             name, value, proc, writes, config, triggers, retry, cache_key, task_id, path, writers, subgraphs, timeout))
 
     cdef int rebase(self, config) except -1:
-        cdef dict base = merge_configs(config)
-        base.pop("configurable", None)
-        self.base_meta = base.pop("metadata", None) or {}
+        """What all tasks have of the config of their run: `merge_configs` of this one, taken apart."""
+        cdef dict base = {}, noted = {}
+        for key, value in config.items():
+            if not value or key == "configurable" or type(value) is DefaultLimit:
+                continue
+            if key == "metadata":
+                noted = dict(value)
+            elif key == "tags":
+                base[key] = [*value]
+            else:
+                base[key] = value.copy() if key == "callbacks" else value
         self.nested_meta = False
-        for value in self.base_meta.values():
-            if isinstance(value, dict):
-                self.nested_meta = True
+        for key, value in noted.items():
+            if type(value) is not str and type(value) is not int and type(value) is not tuple:
+                noted[key] = own_copy(value)
+                self.nested_meta = self.nested_meta or isinstance(value, dict)
         base.setdefault("callbacks", None)
-        self.base = base
-        self.base_of = config
+        self.base, self.base_meta, self.base_of = base, noted, config
         return 0
 
     cdef dict config_for(self, name, dict metadata, tags, callbacks, dict patch):

@@ -15,8 +15,9 @@ import asyncio
 import weakref
 
 from dynamo._channels cimport IDLE_CLEARS, MISSING, idle_kind
-from dynamo._pregel cimport NodePlan, Preparer, apply_writes_to, read_channels, runtime_inside
-from dynamo._pregel import checkpoint_id, empty_checkpoint, fresh_channels
+from dynamo._pregel cimport (
+    NodePlan, Preparer, apply_writes_to, checkpoint_id, empty_checkpoint, fresh_channels, read_channels,
+    runtime_inside)
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
@@ -430,9 +431,10 @@ cdef class LoopCore:
         keys = (self.output_keys,) if isinstance(self.output_keys, str) else self.output_keys
         self.wanted = frozenset(keys)
         self.values_vanish = any([idle_kind(self.channels[key]) == IDLE_CLEARS for key in keys if key in self.channels])
-        self.preparer = Preparer(self.nodes, self.channels, self.managed, for_execution=True, store=self.store,
-                                 checkpointer=self.checkpointer, manager=self.manager,
-                                 retry_policy=self.retry_policy, cache_policy=self.cache_policy)
+        self.preparer = Preparer.__new__(Preparer)
+        self.preparer.for_execution = True
+        self.preparer.set_up(self.nodes, self.channels, self.managed, self.store, self.checkpointer, self.manager,
+                             self.retry_policy, self.cache_policy)
         self.with_pending = {write[0] for write in self.checkpoint_pending_writes}
         self.me = weakref.ref(self)
 
@@ -560,7 +562,8 @@ cdef class LoopCore:
         if self.saves and self.durability != "exit":
             self.save_writes(task_id, to_save, writes)
         if self.tasks is not None:
-            self.output_writes(task_id, writes, cached=cached)
+            if self.listening or writes[0][0] == "__interrupt__":
+                self.output_writes(task_id, writes, cached=cached)
             if self.cache is not None and not cached:
                 self.cache_writes(task_id, writes)
 
@@ -599,7 +602,8 @@ cdef class LoopCore:
             self.stopped("interrupt_before")
         if self.control is not None and self.control.drain_requested:
             return self.ended("draining")
-        self.show_tasks(self.tasks.values())
+        if self.on_tasks:
+            self.show_tasks(self.tasks.values())
         for task_id, task in self.tasks.items():
             if len(task.writes) > 0:
                 self.output_writes(task_id, task.writes, cached=True)

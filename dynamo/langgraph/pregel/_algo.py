@@ -16,7 +16,7 @@ from dynamo._pregel import (
     task_path_str,
 )
 from dynamo._pregel import scratchpad as _scratchpad
-from dynamo.langgraph._internal._config import merge_configs
+from dynamo.langgraph._internal._config import _DefaultRecursionLimit, _own_copy
 from dynamo.langgraph._internal._constants import INTERRUPT, RESERVED
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._typing import EMPTY_SEQ
@@ -111,7 +111,8 @@ _pregel.bind(
         "ExecutionInfo": ExecutionInfo,
         "NodeError": NodeError,
         "DEFAULT_RUNTIME": DEFAULT_RUNTIME,
-        "merge_configs": merge_configs,
+        "own_copy": _own_copy,
+        "DefaultLimit": _DefaultRecursionLimit,
         "get_runnable_for_task": get_runnable_for_task,
         "identifier": identifier,
     }
