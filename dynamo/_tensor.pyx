@@ -1516,6 +1516,22 @@ cdef list frames_of(Tensor self, object chunk_size):
     return out
 
 
+# What a frame of a tensor stream is called.
+FRAME_KINDS = {
+    "message": DYN_TENSOR_PROTO, "end": DYN_TENSOR_END, "cancel": DYN_TENSOR_CANCEL, "credit": DYN_TENSOR_CREDIT,
+    "meta": DYN_TENSOR_META, "payload": DYN_TENSOR_PAYLOAD, "tokens": DYN_TENSOR_TOKENS,
+}
+
+
+def frame_head(kind, size):
+    """The bytes before a payload of `size` bytes."""
+    cdef uint8_t head[DYN_TENSOR_HEAD]
+    if kind not in FRAME_KINDS:
+        raise ValueError(f"a frame {kind!r}: must be one of {', '.join(FRAME_KINDS)}")
+    dyn_tensor_head_write(head, FRAME_KINDS[kind], size)
+    return PyBytes_FromStringAndSize(<char *>head, DYN_TENSOR_HEAD)
+
+
 @cython.final
 cdef class TensorReader:
     """A stream of tensor frames, read as its bytes come.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from dynamo._tensor import frame_head
 from dynamo._token_batch import TokenBatch
 from dynamo.errors import Truncated
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["decode_tensor_chunk", "encode_tensor_chunk", "encode_tensor_frame"]
 
-_KINDS = {"message": 0x01, "end": 0x02, "cancel": 0x04, "credit": 0x08, "meta": 0x10, "payload": 0x11, "tokens": 0x20}
 _CHUNK = struct.Struct("<IIB")
 
 
@@ -34,8 +34,6 @@ def encode_tensor_frame(kind: str, value: Buffer | TokenBatch | str | int | None
     >>> encode_tensor_frame("cancel", "timeout").hex()
     '04000000000000000774696d656f7574'
     """
-    if kind not in _KINDS:
-        raise ValueError(f"a frame {kind!r}: must be one of {', '.join(_KINDS)}")
     if kind == "credit":
         if not isinstance(value, int):
             raise TypeError(f"credit is a {type(value).__name__}: must be an int")
@@ -54,7 +52,7 @@ def encode_tensor_frame(kind: str, value: Buffer | TokenBatch | str | int | None
         payload = bytes(value)
     if kind == "end" and payload:
         raise ValueError(f"an end frame with {len(payload)} bytes: must be empty")
-    return struct.pack(">BII", _KINDS[kind], 0, len(payload)) + payload
+    return frame_head(kind, len(payload)) + payload
 
 
 def encode_tensor_chunk(sequence: int, total: int, data: Buffer, *, final: bool | None = None) -> bytes:
