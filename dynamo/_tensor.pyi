@@ -137,6 +137,7 @@ class Tensor:
 FRAME_KINDS: dict[str, int]
 
 def frame_head(kind: str, size: int) -> bytes: ...
+
 @final
 class TensorReader:
     def __new__(cls, max_bytes: int = ..., max_message: int = ...) -> TensorReader: ...
