@@ -3,19 +3,22 @@
     submit(fn, ...) -> future --ended well--> forgotten
                               --failed------> kept; the end of the run raises it, unless somebody else does (`Fate`)
 
-Threads belong to the run and are made with the first piece of work: most runs need none.
+Threads come with the first piece of work, most runs need none, and go back where they are kept (``dynamo._workers``)
+when the run ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import time
 import weakref
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import Any, NamedTuple
 
+from dynamo._workers import Crew
 from dynamo.langgraph._internal._future import CONTEXT_NOT_SUPPORTED, run_coroutine_threadsafe
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph.errors import GraphBubbleUp
@@ -82,7 +85,7 @@ class Threads(Workplace):
     Parameters
     ----------
     limit
-        How many threads there may be; None leaves it to the pool.
+        How many threads there may be; None for as many as a pool of threads has by default.
     """
 
     new_future = concurrent.futures.Future
@@ -90,7 +93,15 @@ class Threads(Workplace):
     def __init__(self, limit: int | None) -> None:
         super().__init__()
         self.limit = limit
-        self.pool: concurrent.futures.ThreadPoolExecutor | None = None
+        self._crew: Crew | None = None
+
+    @property
+    def crew(self) -> Crew:
+        """The threads of the run."""
+        if self._crew is None:
+            limit = self.limit
+            self._crew = Crew(min(32, (os.cpu_count() or 1) + 4) if limit is None else limit)
+        return self._crew
 
     def submit(
         self,
@@ -103,18 +114,17 @@ class Threads(Workplace):
         **kwargs: Any,
     ) -> concurrent.futures.Future[Any]:
         """Run ``fn(*args, **kwargs)`` on a thread."""
-        pool = self.pool
-        if pool is None:
-            pool = self.pool = concurrent.futures.ThreadPoolExecutor(self.limit)
-        steps = (_let_others, fn) if __next_tick__ else (fn,)
-        future = pool.submit(copy_context().run, *steps, *args, **kwargs)
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        if __next_tick__:
+            fn, args = _let_others, (fn, *args)
+        self.crew.submit(future, fn, args, kwargs)
         return self.enter(future, __cancel_on_exit__, __reraise_on_exit__)  # type: ignore[no-any-return]
 
     def close(self, failing: bool) -> None:
         """Wait for what is left; unless the run fails anyhow, raise what failed there."""
         left = self.call_off()
-        if self.pool is not None:
-            self.pool.shutdown()
+        if self._crew is not None:
+            self._crew.close()
         if not failing:
             raise_first(left)
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 # Where a traceback may begin without telling a user anything.
 _OUR_FILES = tuple(f"langgraph/pregel/{name}.py" for name in ("_retry", "_runner", "_executor"))
-_OUR_FILES += ("langgraph/_internal/_runnable.py", "concurrent/futures/thread.py", "concurrent/futures/_base.py")
+_OUR_FILES += ("langgraph/_internal/_runnable.py", "dynamo/_workers.pyx", "concurrent/futures/_base.py")
 
 
 def without_our_frames(error: Any) -> Any:
