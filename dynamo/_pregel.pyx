@@ -161,6 +161,19 @@ cdef object build(Shape shape, tuple values):
     return made
 
 
+def runtime_of_run(around, context, store, writer, server, control):
+    """The runtime of a run, `around` with what the run has of its own: what that is not counts as not said."""
+    if type(around) is not Runtime:
+        said = {"stream_writer": writer} if writer is not None else {}
+        if around.store is None:
+            said["store"] = store
+        return around.merge(Runtime(context=context, server_info=server, control=control, **said))
+    return build(runtime_shape, (
+        context if context else around.context, store if around.store is None and store else around.store,
+        around.stream_writer if writer is None else writer, around.heartbeat, around.previous, around.execution_info,
+        server if server else around.server_info, control if control else around.control))
+
+
 cdef runtime_inside(runtime, store, writer):
     """The runtime of a graph in a node of another one: with a store if there was none, and another stream."""
     if runtime.store is not None:

@@ -14,7 +14,7 @@ I3  put_writes is linear in what is written: only a task that wrote before is se
 import asyncio
 import weakref
 
-from dynamo._channels cimport IDLE_CLEARS, MISSING, idle_kind
+from dynamo._channels cimport DeltaChannel, IDLE_CLEARS, MISSING, UntrackedValue, idle_kind
 from dynamo._pregel cimport (
     NodePlan, Preparer, apply_writes_to, checkpoint_id, empty_checkpoint, fresh_channels, read_channels,
     runtime_inside)
@@ -346,6 +346,14 @@ cdef class Gang:
         return 0
 
 
+cdef class Loose:
+    """Writes that no task made."""
+    cdef readonly tuple path
+    cdef readonly str name
+    cdef readonly object writes
+    cdef readonly tuple triggers
+
+
 # ------------------------------------------------------------------ the loop
 
 cdef enum:
@@ -395,6 +403,7 @@ cdef class LoopCore:
     cdef public object step_timeout
     cdef public object node_finished
     cdef public object error_handlers
+    cdef public object home             # the event loop of an asynchronous run
     cdef public bint saves              # there is a saver
     cdef public bint beside             # its calls go beside the run: they need their turns in an event loop
     cdef public bint ledger             # somebody keeps book of writes (delta channels with a saver)
@@ -437,6 +446,39 @@ cdef class LoopCore:
                              self.retry_policy, self.cache_policy)
         self.with_pending = {write[0] for write in self.checkpoint_pending_writes}
         self.me = weakref.ref(self)
+
+    # ---- a run without a saver: nothing to go on from, and nothing to save
+
+    def take_graph(self, graph):
+        """Know what a loop has from its graph as it stands."""
+        self.nodes, self.specs, self.trigger_to_nodes = graph.nodes, graph.channels, graph.trigger_to_nodes
+        self.input_keys, self.error_handlers = graph.input_channels, graph.node_error_handler_map
+        self.retry_policy, self.cache_policy = graph.retry_policy, graph.cache_policy
+        self.step_timeout = graph.step_timeout
+
+    def note_books(self):
+        """Find out which channels need a book of their own."""
+        self.has_deltas = self.has_untracked = False
+        for spec in self.specs.values():
+            if isinstance(spec, DeltaChannel):
+                self.has_deltas = True
+            elif isinstance(spec, UntrackedValue):
+                self.has_untracked = True
+        self.ledger = self.has_deltas and self.saves
+
+    def afresh(self):
+        """Make the first checkpoint and empty channels."""
+        self.checkpoint, self.checkpoint_metadata, self.checkpoint_pending_writes = empty_checkpoint(), {"step": -2}, []
+        self.channels, self.managed = fresh_channels(self.specs, None)
+
+    def take_input(self):
+        """Take the input of one channel as what happened before the first superstep."""
+        cdef Loose given = Loose.__new__(Loose)
+        given.path, given.name, given.writes, given.triggers = (), "__input__", [(self.input_keys, self.input)], ()
+        self.updated_channels = apply_writes_to(self.checkpoint, self.channels, [given], self.next_version,
+                                                self.trigger_to_nodes)
+        self.save_step({"source": "input"})
+        self.status = "pending"
 
     # ---- what is shown
 
@@ -957,14 +999,6 @@ cdef tuple PROPAGATED = (
 cdef frozenset BY_SERVERS = frozenset(("assistant_id", "graph_id", "langgraph_auth_user"))
 
 
-cdef class Loose:
-    """Writes that no task made."""
-    cdef readonly tuple path
-    cdef readonly str name
-    cdef readonly object writes
-    cdef readonly tuple triggers
-
-
 cdef dict config_inside(dict config):
     """The config of a run that is a task with this one, as `ensure_config` would make it of the two."""
     cdef dict made = {}, metadata, conf
@@ -1015,14 +1049,16 @@ cdef class Inner:
             return False
         if self.channels is not graph.channels:
             self.channels = graph.channels
-            self.plain = inner_names["plain_channels"](graph)
+            self.plain = True
+            for channel in self.channels.values():
+                if isinstance(channel, (DeltaChannel, UntrackedValue)):
+                    self.plain = False
         keys = graph.input_channels
         return self.plain and type(keys) is str
 
     cdef LoopCore begin(self, kind, value, dict config):
         """A loop that is ready for its first superstep."""
         cdef LoopCore loop = <LoopCore>kind.__new__(kind)
-        cdef Loose given
         cdef dict conf
         graph = self.graph
         LoopCore.__init__(loop)
@@ -1036,26 +1072,17 @@ cdef class Inner:
         loop.config = loop.checkpoint_config = config
         loop.checkpoint_ns = tuple(conf["checkpoint_ns"].split("|"))
         loop.input, loop.store, loop.control = value, runtime.store, runtime.control
-        loop.nodes, loop.specs, loop.trigger_to_nodes = graph.nodes, graph.channels, graph.trigger_to_nodes
-        loop.input_keys, loop.output_keys = graph.input_channels, graph.output_channels
-        loop.stream_keys = loop.output_keys             # nobody will see them
+        loop.take_graph(graph)
+        loop.stream_keys = loop.output_keys = graph.output_channels     # nobody will see the former
         loop.interrupt_after, loop.interrupt_before = graph.interrupt_after_nodes, graph.interrupt_before_nodes
-        loop.retry_policy, loop.cache_policy = graph.retry_policy, graph.cache_policy
-        loop.step_timeout, loop.node_finished = graph.step_timeout, conf.get("__pregel_node_finished")
-        loop.error_handlers = graph.node_error_handler_map
+        loop.node_finished = conf.get("__pregel_node_finished")
         loop.durability, loop.is_nested = "async", True
         loop.next_version = inner_names["increment"]
-        loop.checkpoint, loop.checkpoint_metadata, loop.checkpoint_pending_writes = empty_checkpoint(), {"step": -2}, []
-        loop.channels, loop.managed = fresh_channels(graph.channels, None)
+        loop.afresh()
         loop.step = -1
         loop.stop = config["recursion_limit"] + loop.step + 1
         loop.ready()
-        given = Loose.__new__(Loose)
-        given.path, given.name, given.writes, given.triggers = (), "__input__", [(loop.input_keys, value)], ()
-        loop.updated_channels = apply_writes_to(loop.checkpoint, loop.channels, [given], loop.next_version,
-                                                loop.trigger_to_nodes)
-        loop.save_step({"source": "input"})
-        loop.status = "pending"
+        loop.take_input()
         return loop
 
     cdef result(self, LoopCore loop):
@@ -1088,6 +1115,7 @@ cdef class Inner:
 
 async def run_inside(Inner inner, value, dict config):
     cdef LoopCore loop = inner.begin(inner_names["AsyncInner"], value, config)
+    loop.home = asyncio.get_running_loop()      # a node that runs on a thread may call tasks
     try:
         await loop.arun()
     except BaseException as error:

@@ -1,5 +1,8 @@
 """Configurations: what is merged, what is inherited, what makes callback managers."""
 
+import os
+from unittest import mock
+
 import pytest
 
 pytest.importorskip("langchain_core")
@@ -77,3 +80,10 @@ def test_nobody_watches_a_run_without_handlers(monkeypatch):
     assert watched({"callbacks": CallbackManager([BaseCallbackHandler()])})
     monkeypatch.setenv("LANGSMITH_TRACING", "true")
     assert watched({})
+    monkeypatch.setenv("LANGSMITH_TRACING", "false")
+    assert not watched({})
+    with mock.patch.dict(os.environ, {"LANGCHAIN_TRACING_V2": "true"}):
+        assert watched({})
+        with mock.patch.dict(os.environ, clear=True):
+            assert not watched({})
+    assert not watched({})

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from dynamo.langgraph.config import get_config
 from dynamo.langgraph.errors import GraphRecursionError
+from dynamo.langgraph.func import task
 from dynamo.langgraph.graph import END, START, StateGraph
 from dynamo.langgraph.pregel._inner import AsyncInner, SyncInner
 from dynamo.langgraph.pregel._loop import AsyncPregelLoop, PregelLoop, SyncPregelLoop
@@ -132,6 +133,15 @@ def test_several_graphs_in_one_task_and_several_tasks_in_one_graph():
     assert graph.invoke({"log": []}) == asyncio.run(graph.ainvoke({"log": []})) == {"log": [0, 1, 2, 3]}
     gc.collect()
     assert not loops()
+
+
+def test_a_node_that_runs_on_a_thread_calls_tasks_from_inside_too():
+    @task
+    async def add(n: int) -> int:
+        return n + 1
+
+    graph = nested(lambda state: {"n": add(state["n"]).result()}, 2)
+    assert asyncio.run(graph.ainvoke({"n": 0}))["n"] == 1
 
 
 def test_a_cancelled_run_ends_inside_too():

@@ -10,7 +10,9 @@ import pytest
 
 from dynamo import _pregel
 from dynamo._pregel import PregelScratchpad
+from dynamo.langgraph._internal._runnable import RunnableCallable
 from dynamo.langgraph.channels import EphemeralValue, LastValue, LastValueAfterFinish, Topic
+from dynamo.langgraph.pregel._read import PregelNode
 
 
 def write(name, writes, triggers=(), path=None):
@@ -52,6 +54,21 @@ def test_checkpoint_ids_are_uuid6_that_sort_by_time_and_carry_the_step():
     assert uuid.UUID(made[12]).clock_seq == 10
     stamp = _pregel.empty_checkpoint()["ts"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", stamp)
+
+
+def test_task_ids_are_made_of_the_bytes_of_a_checkpoint_id_however_it_is_written():
+    """Ours are 36 small characters; those of other savers may be written otherwise."""
+    found = set()
+    for text in ("1F0A1C2D3E4F4A5B8C6D7E8F9A0B1C2D", "1f0a1c2d-3e4f-4a5b-8c6d-7e8f9a0b1c2d"):
+        checkpoint = {**_pregel.empty_checkpoint(), "id": text, "channel_versions": {"a": 1}}
+        channels = {"a": LastValue(int).from_checkpoint(1)}
+        nodes = {"n": PregelNode(channels="a", triggers=["a"], bound=RunnableCallable(lambda given: given))}
+        facts = {"config": {}, "step": 1, "stop": 9, "for_execution": False}
+        found |= _pregel.prepare_next_tasks(checkpoint, [], nodes, channels, {}, **facts).keys()
+    assert len(found) == 1
+    with pytest.raises(ValueError, match="fromhex"):
+        checkpoint["id"] = "nothing-of-hex-digits-36-characters-"
+        _pregel.prepare_next_tasks(checkpoint, [], nodes, channels, {}, **facts)
 
 
 def test_paths_sort_as_writes_are_applied():

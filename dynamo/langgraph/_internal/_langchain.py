@@ -181,7 +181,10 @@ _TRACE_FLAGS = (
     *("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING_V2"),
     *("LANGCHAIN_TRACING", "LANGCHAIN_HANDLER"),
 )
-_environ = os.environ
+_environ: Any = os.environ
+# The environment as it keeps itself, if that is known: all flags are looked for at once, without encoding their names.
+_told = getattr(_environ, "_data", _environ)
+_FLAGS_TOLD = tuple(map(_environ.encodekey, _TRACE_FLAGS)) if _told is not _environ else _TRACE_FLAGS
 
 
 def tracing() -> bool:
@@ -190,7 +193,7 @@ def tracing() -> bool:
     That is so if the environment, the surrounding LangSmith trace, langchain-core's debug mode or one of its
     configure hooks says so.
     """
-    for flag in _TRACE_FLAGS:
+    for flag in () if _told.keys().isdisjoint(_FLAGS_TOLD) else _TRACE_FLAGS:
         if flag in _environ and _environ[flag] not in ("", "0", "false", "False"):
             return True
     modules = sys.modules

@@ -141,11 +141,13 @@ class Tasks(Workplace):
     ----------
     limit
         How many may run at a time; None for no bound.
+    home
+        The event loop; the running one if none is named, as on a thread it has to be.
     """
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int | None, home: asyncio.AbstractEventLoop | None = None) -> None:
         super().__init__()
-        self.home = asyncio.get_running_loop()
+        self.home = home or asyncio.get_running_loop()
         self.new_future = self.home.create_future
         self.turnstile = asyncio.Semaphore(limit) if limit else None
 

@@ -9,15 +9,11 @@ I1  A loop made by the engine has every attribute that one made by `PregelLoop` 
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 from dynamo.langgraph._internal._config import DEFAULT_RECURSION_LIMIT  # noqa: F401  (the engine finds it here)
 from dynamo.langgraph._internal._names import own
-from dynamo.langgraph.channels import DeltaChannel, UntrackedValue
 from dynamo.langgraph.pregel._algo import increment  # noqa: F401
-from dynamo.langgraph.pregel._deltas import Deltas
-from dynamo.langgraph.pregel._executor import Tasks, Threads
 from dynamo.langgraph.pregel._loop import AsyncPregelLoop, PregelLoop, SyncPregelLoop
 from dynamo.langgraph.pregel._run import Run
 from dynamo.langgraph.pregel._show import nowhere  # noqa: F401
@@ -26,26 +22,10 @@ from dynamo.langgraph.types import Command  # noqa: F401
 
 
 class _Unsaved(PregelLoop):
-    """What is needed only where a task goes the complete way is made there."""
+    """What a loop learns when it is made or opened, as it is for one that is not."""
 
     migrate = events = _runner = None
     addressed = False
-    _here = (None, None)
-
-    start_config = property(lambda self: self.config)
-    start_id = property(lambda self: self.checkpoint["id"])
-
-    @cached_property
-    def deltas(self) -> Deltas:  # type: ignore[override]
-        return Deltas(set(), False)
-
-    @cached_property
-    def stored(self) -> dict[str, Any]:  # type: ignore[override]
-        return {}
-
-    @cached_property
-    def failures(self) -> list[Any]:  # type: ignore[override]
-        return []
 
     def check(self) -> None:
         """Raise what a run that did not come to its end means."""
@@ -57,10 +37,6 @@ class SyncInner(_Unsaved, SyncPregelLoop):
     """In the calling thread."""
 
     loop = property(lambda self: self)
-
-    @cached_property
-    def place(self) -> Threads:  # type: ignore[override]
-        return Threads(self.config.get("max_concurrency"))
 
     def leave(self, error: BaseException | None) -> None:
         """The run has ended."""
@@ -74,22 +50,11 @@ class AsyncInner(_Unsaved, AsyncPregelLoop):
 
     loop = property(lambda self: self)
 
-    @cached_property
-    def place(self) -> Tasks:  # type: ignore[override]
-        return Tasks(self.config.get("max_concurrency"))
-
-    home = property(lambda self: self.place.home)
-
     async def leave(self, error: BaseException | None) -> None:
         """The run has ended."""
         if "place" in vars(self):
             await self.place.aclose(error is not None)
         self.let_go(error)
-
-
-def plain_channels(graph: Any) -> bool:
-    """Whether nothing in a graph's channels needs a book of its own."""
-    return not any(isinstance(channel, (DeltaChannel, UntrackedValue)) for channel in graph.channels.values())
 
 
 # A class that has others than these, or these replaced, runs as it wants to.

@@ -3,6 +3,7 @@
 a checkpoint id, its own or in the map that comes from the graph around it --> that checkpoint
 the graph around it replays (`ReplayState`)                                --> the last one before that one's
 otherwise                                                                  --> the thread's latest, or none
+there is no saver                                                          --> none (`LoopCore.afresh`)
 """
 
 from __future__ import annotations
@@ -29,22 +30,26 @@ from dynamo.langgraph.pregel._checkpoint import empty_checkpoint, is_superseded,
 if TYPE_CHECKING:
     from dynamo.langgraph.pregel._loop import PregelLoop
 
+# What a config says of the place of a run, among threads, checkpoints and graphs.
+_PLACE = frozenset((CONFIG_KEY_CHECKPOINT_MAP, CONFIG_KEY_CHECKPOINT_NS, CONFIG_KEY_SCRATCHPAD, CONFIG_KEY_THREAD_ID))
 
-def at_home(config: Any, nested: bool) -> Any:
-    """The config with the namespace of this graph.
+
+def at_home(config: Any, nested: bool) -> tuple[Any, Any]:
+    """The config with the namespace of this graph; and the same as the saver gets it.
 
     Of several graphs that one task runs, all but the first get a number. A graph that no task runs is at the root,
-    whatever the config names.
+    whatever the config names. The saver is asked for the checkpoint that is meant for this graph, and gets the
+    thread's name as text.
     """
-    ns, pad = map(config[CONF].get, (CONFIG_KEY_CHECKPOINT_NS, CONFIG_KEY_SCRATCHPAD))
+    conf = config[CONF]
+    if conf.keys().isdisjoint(_PLACE):
+        return config, config
+    ns, pad = conf.get(CONFIG_KEY_CHECKPOINT_NS), conf.get(CONFIG_KEY_SCRATCHPAD)
     nth = pad.subgraph_counter() if isinstance(pad, PregelScratchpad) else 0
     if ns and not nested:
-        return patch_configurable(config, {CONFIG_KEY_CHECKPOINT_NS: "", CONFIG_KEY_CHECKPOINT_ID: None})
-    return patch_configurable(config, {CONFIG_KEY_CHECKPOINT_NS: f"{ns}{NS_SEP}{nth}"}) if nth else config
-
-
-def for_saver(config: Any) -> Any:
-    """The config with the checkpoint that is meant for this graph, and the thread's name as text."""
+        config = patch_configurable(config, {CONFIG_KEY_CHECKPOINT_NS: "", CONFIG_KEY_CHECKPOINT_ID: None})
+    elif nth:
+        config = patch_configurable(config, {CONFIG_KEY_CHECKPOINT_NS: f"{ns}{NS_SEP}{nth}"})
     keys = CONFIG_KEY_CHECKPOINT_MAP, CONFIG_KEY_CHECKPOINT_NS, CONFIG_KEY_THREAD_ID
     meant, ns, thread = map(config[CONF].get, keys)
     told: dict[str, Any] = {}
@@ -52,12 +57,12 @@ def for_saver(config: Any) -> Any:
         told[CONFIG_KEY_CHECKPOINT_ID] = meant[ns]
     if thread and not isinstance(thread, str):
         told[CONFIG_KEY_THREAD_ID] = str(thread)
-    return patch_configurable(config, told) if told else config
+    return config, patch_configurable(config, told) if told else config
 
 
 def load(loop: PregelLoop) -> Script:
     """Get the checkpoint and make live channels of it."""
-    saved = (yield from _find(loop)) if loop.saves else None
+    saved = yield from _find(loop)
     ours = loop.checkpoint_config
     loop.has_parent = saved is not None
     config, checkpoint, metadata, above, pending = saved or (ours, empty_checkpoint(), {"step": -2}, None, None)

@@ -18,6 +18,7 @@ import asyncio
 import weakref
 from collections import deque
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from dynamo._superstep import LoopCore
@@ -47,13 +48,13 @@ from dynamo.langgraph.pregel._algo import (
     prepare_node_error_handler_task,
     prepare_single_task,
 )
-from dynamo.langgraph.pregel._executor import Tasks, Threads, Workplace
-from dynamo.langgraph.pregel._load import at_home, for_saver, load
+from dynamo.langgraph.pregel._executor import Tasks, Threads
+from dynamo.langgraph.pregel._load import at_home, load
 from dynamo.langgraph.pregel._outbox import Outbox
 from dynamo.langgraph.pregel._retry import arun_with_retry, run_with_retry
 from dynamo.langgraph.pregel._runner import Crowd, PregelRunner, without_our_frames
 from dynamo.langgraph.pregel._saving import SavingLoop, Writes
-from dynamo.langgraph.pregel._start import Start
+from dynamo.langgraph.pregel._start import start
 from dynamo.langgraph.pregel._task_status import read_task_statuses
 from dynamo.langgraph.pregel.protocol import StreamProtocol
 
@@ -87,51 +88,70 @@ class PregelLoop(SavingLoop):
     ----------
     input : Any
         New input, a `Command`, or None to go on.
+    graph : Pregel
+        Whose nodes, channels and policies are run.
     config : RunnableConfig
         Complete, and with the runtime.
     checkpointer
         The saver, or None.
-    migrate_checkpoint : callable, optional
-        Brings an old checkpoint into today's form, in place.
+    stream : StreamProtocol, optional
+        Where to show what happens.
+    output_keys, stream_keys : str or sequence of str
+        The channels of the result, and those that streams show.
+    manager
+        Of langchain; None when nobody looks on.
     has_graph_lifecycle_callbacks : bool
         Whether somebody asks for lifecycle events.
-    facts
-        What the supersteps need to know: `stream`, `store`, `cache`, `nodes`, `specs`, `trigger_to_nodes`,
-        `durability`, `input_keys`, `output_keys`, `stream_keys`, `interrupt_after`, `interrupt_before`, `manager` (of
-        langchain; None when nobody looks on), `retry_policy` and `cache_policy` for nodes without their own.
+    interrupt_before, interrupt_after, store, cache, durability, node_finished, use_astream
+        As the run was told.
     """
 
-    place: Workplace
+    _new_place: Any
     superseded = False  # the checkpoint that was asked for may have children
     use_astream = False
-    home: Any = None
+    _runner: PregelRunner | None = None
+    events: deque[Any] | None = None
 
     def __init__(
         self,
         input: Any,
         *,
+        graph: Any,
         config: Any,
+        output_keys: Any,
+        stream_keys: Any,
         checkpointer: Any = None,
-        migrate_checkpoint: Any = None,
+        stream: Any = None,
+        manager: Any = None,
+        interrupt_before: Any = (),
+        interrupt_after: Any = (),
+        store: Any = None,
+        cache: Any = None,
+        durability: str = "async",
+        node_finished: Any = None,
+        use_astream: bool = False,
         has_graph_lifecycle_callbacks: bool = False,
-        **facts: Any,
     ) -> None:
         LoopCore.__init__(self)
-        for name, fact in facts.items():
-            setattr(self, name, fact)
+        self.take_graph(graph)
+        self.input, self.checkpointer, self.stream, self.manager = input, checkpointer, stream, manager
+        self.output_keys, self.stream_keys = output_keys, stream_keys
+        self.interrupt_before, self.interrupt_after = interrupt_before, interrupt_after
+        self.store, self.cache, self.durability, self.node_finished = store, cache, durability, node_finished
         conf: dict[str, Any] = config[CONF]
-        self.input, self.checkpointer, self.migrate = input, checkpointer, migrate_checkpoint
         self.is_nested = CONFIG_KEY_TASK_ID in conf
         self.saves = checkpointer is not None and checkpointer is not False
         self.next_version = checkpointer.get_next_version if self.saves else increment
-        self.events: deque[Any] | None = deque() if has_graph_lifecycle_callbacks else None
-        self._runner: PregelRunner | None = None
-        outer = conf.get(CONFIG_KEY_STREAM)
-        if self.stream is not None and outer is not None:
-            self.stream = _both(self.stream, outer)
-        self.listen()
-        self.config = at_home(config, self.is_nested)
-        self.checkpoint_config = for_saver(self.config)
+        self.migrate = graph._migrate_checkpoint if self.saves else None
+        if has_graph_lifecycle_callbacks:
+            self.events = deque()
+        if use_astream:
+            self.use_astream = True
+        if stream is not None:
+            if conf.get(CONFIG_KEY_STREAM) is not None:
+                self.stream = _both(stream, conf[CONFIG_KEY_STREAM])
+            self.listen()
+        self.config, self.checkpoint_config = at_home(config, self.is_nested)
         ns = self.config[CONF].get(CONFIG_KEY_CHECKPOINT_NS)
         self.checkpoint_ns = tuple(ns.split(NS_SEP)) if ns else ()
         # A task's config always has the key checkpoint_id, so only a value counts.
@@ -150,7 +170,7 @@ class PregelLoop(SavingLoop):
         self.step = self.checkpoint_metadata["step"] + 1
         self.stop = self.config["recursion_limit"] + self.step + 1
         self.ready()
-        Start(self).run()
+        start(self)
 
     def finish(self, error: BaseException | None) -> bool:
         """The run ends; True when it ends in an interrupt that goes no further."""
@@ -164,6 +184,15 @@ class PregelLoop(SavingLoop):
         if stopped or error is None:
             self.output = self.read_output()
         return stopped
+
+    @cached_property
+    def place(self) -> Any:
+        """Where things run beside the superstep."""
+        return self._new_place(self.config.get("max_concurrency"))
+
+    def has_place(self) -> bool:
+        """Whether something was, or may have been, started beside the run."""
+        return "place" in vars(self)
 
     def closing(self, error: BaseException | None) -> Script:
         """The run ends, and so does what was started beside it."""
@@ -356,7 +385,8 @@ class SyncPregelLoop(PregelLoop):
     accept_push = plainly(PregelLoop.called)
     schedule_error_handler = plainly(PregelLoop.handled)
     saved = plainly(SavingLoop.settled)
-    _open, _close = plainly(load), plainly(PregelLoop.closing)
+    _new_place = Threads
+    _load, _close = plainly(load), plainly(PregelLoop.closing)
     complete = staticmethod(run_with_retry)
 
     def _remember(self, entries: Mapping[Any, Any]) -> None:
@@ -370,8 +400,10 @@ class SyncPregelLoop(PregelLoop):
         return self.runner.crowd(_weakly(self.accept_push))
 
     def __enter__(self) -> SyncPregelLoop:
-        self._open()
-        self.place = Threads(self.config.get("max_concurrency"))
+        if self.saves:
+            self._load()
+        else:
+            self.afresh()
         try:
             self.begin()
         except BaseException as error:
@@ -381,7 +413,7 @@ class SyncPregelLoop(PregelLoop):
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> bool:
         try:
-            return bool(self._close(exc_value))
+            return bool(self._close(exc_value)) if self.has_place() else self.finish(exc_value)
         finally:
             self.let_go(exc_value)
 
@@ -405,10 +437,15 @@ class AsyncPregelLoop(PregelLoop):
         """For the calls of a plain task."""
         return self.runner.acrowd(_weakly(self.aaccept_push), home=self.home)
 
+    def _new_place(self, limit: int | None) -> Tasks:
+        return Tasks(limit, self.home)
+
     async def __aenter__(self) -> AsyncPregelLoop:
-        await aplay(load(self))
-        self.place = Tasks(self.config.get("max_concurrency"))
-        self.home = self.place.home  # a node that runs on a thread may call tasks
+        self.home = asyncio.get_running_loop()  # a node that runs on a thread may call tasks
+        if self.saves:
+            await aplay(load(self))
+        else:
+            self.afresh()
         try:
             self.begin()
         except BaseException as error:
@@ -417,8 +454,10 @@ class AsyncPregelLoop(PregelLoop):
         return self
 
     async def __aexit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> bool:
-        ending = aplay(self.closing(exc_value))
         try:
+            if not self.has_place():
+                return self.finish(exc_value)
+            ending = aplay(self.closing(exc_value))
             if not (self.beside or self.place.open):
                 return bool(await ending)  # without a pause: nothing has to be waited for
             # What has to be saved is saved even when the run is cancelled meanwhile.

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from warnings import warn
 
+from dynamo._pregel import runtime_of_run
 from dynamo.langgraph._internal._config import ensure_config, recast_checkpoint_ns
 from dynamo.langgraph._internal._constants import (
     CONF,
@@ -29,6 +29,7 @@ from dynamo.langgraph._internal._constants import (
 from dynamo.langgraph._internal._names import own
 from dynamo.langgraph._internal._script import aplay, play
 from dynamo.langgraph.errors import ErrorCode, GraphDrained, GraphRecursionError, create_error_message
+from dynamo.langgraph.pregel import _loop
 from dynamo.langgraph.pregel._complaints import goes_round
 from dynamo.langgraph.pregel._shape import Shape
 from dynamo.langgraph.pregel._show import Show, nowhere
@@ -44,20 +45,6 @@ if TYPE_CHECKING:
 __all__ = ("Run", "ainvoke", "astream", "default_mode", "invoke", "stream")
 
 _EAGER = {"messages", "custom", "tools"}  # shown while a superstep runs, not only after it
-# What a loop has from its graph as it stands: its own word for it, and the graph's.
-_OF_GRAPH = {
-    "nodes": "nodes",
-    "specs": "channels",
-    "trigger_to_nodes": "trigger_to_nodes",
-    "input_keys": "input_channels",
-    "stream_keys": "stream_channels_asis",
-    "migrate_checkpoint": "_migrate_checkpoint",
-    "retry_policy": "retry_policy",
-    "cache_policy": "cache_policy",
-    "step_timeout": "step_timeout",
-    "error_handlers": "node_error_handler_map",
-}
-_from_graph = attrgetter(*_OF_GRAPH.values())
 
 
 class Run:
@@ -121,16 +108,16 @@ class Run:
         self.watch = Watch(self.config, in_loop)
 
     def _runtime(self, context: Any, control: Any) -> Runtime[Any]:
-        around = runtime_around(self.conf.get(CONFIG_KEY_RUNTIME))
-        told: dict[str, Any] = {}
+        writer: Any = None
         if "custom" in self.show.modes:
-            told["stream_writer"] = self.show.custom
+            writer = self.show.custom
         elif CONFIG_KEY_STREAM not in self.conf:
-            told["stream_writer"] = nowhere  # the graph around shows none of the graphs inside
-        if around.store is None:
-            told["store"] = self.graph.store
-        told["context"], told["control"] = context_for(self.graph.context_schema, context), control
-        return around.merge(Runtime(server_info=server_info(self.conf), **told))
+            writer = nowhere  # the graph around shows none of the graphs inside
+        around = runtime_around(self.conf.get(CONFIG_KEY_RUNTIME))
+        context = context_for(self.graph.context_schema, context)
+        return runtime_of_run(  # type: ignore[no-any-return]
+            around, context, self.graph.store, writer, server_info(self.conf), control
+        )
 
     def eager(self) -> bool:
         """Whether to show things while a superstep runs."""
@@ -141,18 +128,23 @@ class Run:
         graph, conf, watch = self.graph, self.conf, self.watch
         if stream is None and conf.get(CONFIG_KEY_STREAM) is not None:
             stream = StreamProtocol(nowhere, set())
-        facts = dict(zip(_OF_GRAPH, _from_graph(graph), strict=True))
-        facts["stream"], facts["manager"], facts["output_keys"] = stream, watch.manager, self.output_keys
-        facts["interrupt_before"], facts["interrupt_after"] = self.before, self.after
-        facts["store"], facts["cache"] = conf[CONFIG_KEY_RUNTIME].store, conf.get(CONFIG_KEY_CACHE, graph.cache)
-        facts["durability"] = conf.get(CONFIG_KEY_DURABILITY) or "async"
-        facts["node_finished"], facts["use_astream"] = conf.get(CONFIG_KEY_NODE_FINISHED), self.in_loop and watch.taps()
         self.loop = loop = kind(
             self.input,
+            graph=graph,
             config=self.config,
             checkpointer=self.saver,
+            stream=stream,
+            manager=watch.manager,
+            output_keys=self.output_keys,
+            stream_keys=self.output_keys if stream is None else graph.stream_channels_asis,
+            interrupt_before=self.before,
+            interrupt_after=self.after,
+            store=conf[CONFIG_KEY_RUNTIME].store,
+            cache=conf.get(CONFIG_KEY_CACHE, graph.cache),
+            durability=conf.get(CONFIG_KEY_DURABILITY) or "async",
+            node_finished=conf.get(CONFIG_KEY_NODE_FINISHED),
+            use_astream=self.in_loop and watch.taps(),
             has_graph_lifecycle_callbacks=watch.tells(),
-            **facts,
         )
         self.shape.ns = loop.checkpoint_ns
         for handler in watch.ours:
@@ -203,27 +195,29 @@ def stream(run: Run, *, eager: bool | None = None) -> Iterator[Any]:
 
 def _drive(run: Run, stream: Any, waiter: Any) -> Iterator[None]:
     """The run itself; yields whenever something may have been shown, but nothing when nobody is to see it."""
-    from dynamo.langgraph.pregel._loop import SyncPregelLoop
-
     watch = run.watch
     watch.add_streams(run.show.modes, run.show.push, run.subgraphs)
-    play(watch.begin(run.graph.get_name(), run.input))
+    if watch.looks_on():
+        play(watch.begin(run.graph.get_name(), run.input))
     try:
-        loop = run.open(SyncPregelLoop, stream)
+        loop = run.open(_loop.SyncPregelLoop, stream)
         with loop:
-            play(watch.tell(loop))
+            if loop.events is not None:
+                play(watch.tell(loop))
             if stream is not None:
                 yield from loop.steps(waiter)
             else:
                 loop.run()
         if stream is not None:
             yield
-        play(watch.tell(loop))
+        if loop.events is not None:
+            play(watch.tell(loop))
         run.check()
     except BaseException as error:
         play(watch.fail(error))
         raise
-    play(watch.end(loop.output))
+    if watch.manager is not None:
+        play(watch.end(loop.output))
 
 
 # ------------------------------------------------------------------ in an event loop
@@ -250,12 +244,11 @@ async def astream(run: Run, *, eager: bool | None = None) -> AsyncIterator[Any]:
 
 async def _adrive(run: Run, stream: Any, eager: bool) -> AsyncIterator[None]:
     """`_drive` in an event loop."""
-    from dynamo.langgraph.pregel._loop import AsyncPregelLoop
-
     watch = run.watch
     waiting: list[Any] = []
     watch.add_streams(run.show.modes, run.show.push, run.subgraphs)
-    await aplay(watch.begin(run.graph.get_name(), run.input))
+    if watch.looks_on():
+        await aplay(watch.begin(run.graph.get_name(), run.input))
 
     def waiter() -> Any:
         if not waiting or waiting[0].done():
@@ -263,9 +256,10 @@ async def _adrive(run: Run, stream: Any, eager: bool) -> AsyncIterator[None]:
         return waiting[0]
 
     try:
-        loop = run.open(AsyncPregelLoop, stream)
+        loop = run.open(_loop.AsyncPregelLoop, stream)
         async with loop:
-            await aplay(watch.tell(loop))
+            if loop.events is not None:
+                await aplay(watch.tell(loop))
             if stream is not None:
                 steps = loop.asteps(waiter if eager else None)
                 try:
@@ -277,7 +271,8 @@ async def _adrive(run: Run, stream: Any, eager: bool) -> AsyncIterator[None]:
                 await loop.arun()
         if stream is not None:
             yield
-        await aplay(watch.tell(loop))
+        if loop.events is not None:
+            await aplay(watch.tell(loop))
         run.check()
     except BaseException as error:
         if watch.manager is not None:
@@ -287,7 +282,8 @@ async def _adrive(run: Run, stream: Any, eager: bool) -> AsyncIterator[None]:
         if waiting and not waiting[0].done():
             waiting[0].cancel()
             await asyncio.wait(waiting)
-    await aplay(watch.end(loop.output))
+    if watch.manager is not None:
+        await aplay(watch.end(loop.output))
 
 
 own(globals())

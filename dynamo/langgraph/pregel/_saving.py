@@ -13,6 +13,7 @@ I2  The id of a checkpoint changes with every superstep, saved or not: task ids 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 from dynamo._pregel import next_checkpoint
@@ -66,7 +67,7 @@ class SavingLoop(LoopCore):
     deltas : Deltas
         The book of delta channels.
     stored : dict
-        The versions that the saver has.
+        The versions that the saver has; only if the run saves.
     has_parent, from_latest : bool
         Whether the run starts from a saved checkpoint, and from the thread's latest one.
     failures : list of futures
@@ -74,19 +75,27 @@ class SavingLoop(LoopCore):
     """
 
     outbox: Outbox
+    stored: dict[str, Any]
     has_parent = from_latest = False
+    start_config: Any = None
+    start_id: Any = None
+    _here: tuple[Any, Any] = None, None
 
     def open_books(self) -> None:
         """The checkpoint is loaded: get ready to follow what happens to it."""
-        self.start_config, self.start_id = self.checkpoint_config, self.checkpoint["id"]
-        names = delta_names(self.specs)
-        self.has_deltas = bool(names)
-        self.ledger = self.has_deltas and self.saves
-        self.deltas = Deltas(names, self.saves and self.durability == "exit")
-        self.has_untracked = any(isinstance(spec, UntrackedValue) for spec in self.specs.values())
-        self.stored: dict[str, Any] = dict(self.checkpoint["channel_versions"]) if self.saves else {}
-        self.failures: list[Any] = []
-        self._here: tuple[Any, Any] = None, None
+        self.note_books()
+        if self.saves:
+            self.start_config, self.start_id = self.checkpoint_config, self.checkpoint["id"]
+            self.stored = dict(self.checkpoint["channel_versions"])
+
+    @cached_property
+    def deltas(self) -> Deltas:
+        names = delta_names(self.specs) if self.has_deltas else set()
+        return Deltas(names, self.saves and self.durability == "exit")
+
+    @cached_property
+    def failures(self) -> list[Any]:
+        return []
 
     # ---------------------------------------------------------------- writes
     def name_messages(self, writes: Any) -> None:

@@ -1,5 +1,6 @@
 """How a run begins, once its checkpoint is loaded.
 
+                  a dict, and nothing is saved                 --> input, and no further question
                   nothing to go on from, or new input          --> input: what was left undone is dropped
     input         None, a Command, or the graph around says so --> goes on, past the interrupt
     checkpoint    asked for by id                              --> replays: interrupts are raised again
@@ -40,6 +41,18 @@ from dynamo.langgraph.types import Command
 
 if TYPE_CHECKING:
     from dynamo.langgraph.pregel._loop import PregelLoop
+
+
+def start(loop: PregelLoop) -> None:
+    """Get the state before the first superstep."""
+    given = loop.input
+    simple = type(given) is dict and not (loop.saves or loop.addressed or loop.has_deltas)
+    if not simple or type(loop.input_keys) is not str:
+        Start(loop).run()
+        return
+    loop.take_input()
+    if not loop.is_nested:
+        loop.config = patch_configurable(loop.config, {CONFIG_KEY_RESUMING: False, CONFIG_KEY_REPLAY_STATE: None})
 
 
 class Start:

@@ -74,6 +74,10 @@ class Watch:
 
             self.ours.append(_tools.StreamToolCallHandler(push, subgraphs))
 
+    def looks_on(self) -> bool:
+        """Whether somebody has to be told that the run starts, or must not hear of it."""
+        return bool(self.ours) or bool(self.config.get("callbacks")) or tracing()
+
     def begin(self, name: str, input: Any) -> Script:
         """Tell handlers that the run starts."""
         callbacks = self.config.get("callbacks")
