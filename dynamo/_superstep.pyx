@@ -102,13 +102,14 @@ cdef class Step:
     cdef object finish
     cdef object pairs               # writes for a path function's result, if they are known without asking `finish`
     cdef bint merges
+    cdef bint quiet                 # WRITE: of a dict it makes pairs without calling anything of a user's
     cdef Inner inner                # GRAPH
 
     def __init__(self, kind, runnable, *, func=None, afunc=None, kwargs=None, accepts=(), explode=False, recurse=False,
-                 entries=(), reader=None, writer=None, finish=None, pairs=None, merges=False):
+                 entries=(), quiet=False, reader=None, writer=None, finish=None, pairs=None, merges=False):
         self.kind, self.runnable, self.entries = kind, runnable, tuple(entries)
         self.func, self.afunc, self.kwargs, self.accepts = func, afunc, kwargs or None, tuple(accepts)
-        self.explode, self.recurse, self.merges = explode, recurse, merges
+        self.explode, self.recurse, self.merges, self.quiet = explode, recurse, merges, quiet
         self.reader, self.writer, self.finish, self.pairs = reader, writer, finish, pairs
         if kind == GRAPH:
             self.inner = Inner(runnable)
@@ -182,7 +183,8 @@ cdef class Step:
             return result.invoke(value, config)
         return result
 
-    cdef int write(self, value, dict config) except -1:
+    cdef list written(self, value):
+        """What a WRITE writes."""
         cdef list out = []
         for channel, given, skip_none, mapper in self.entries:
             item = value if given is passthrough else given
@@ -196,7 +198,10 @@ cdef class Step:
             if item is skip_write or (skip_none and item is None):
                 continue
             out.append((channel, item))
-        config["configurable"]["__pregel_send"](out)
+        return out
+
+    cdef int write(self, value, dict config) except -1:
+        config["configurable"]["__pregel_send"](self.written(value))
         return 0
 
 
@@ -207,12 +212,17 @@ cdef bint plainly_not_runnable(value):
 
 
 cdef run_steps(list steps, value, dict config):
+    cdef Step step
     for each in steps:
+        step = <Step>each
+        if step.quiet and type(value) is dict:      # nobody could see the context
+            step.write(value, config)
+            continue
         context = PyContext_CopyCurrent()
         PyContext_Enter(context)
         try:
             PyContextVar_Set(variable, config)
-            value = (<Step>each).run(value, config)
+            value = step.run(value, config)
         finally:
             PyContext_Exit(context)
     return value
@@ -272,6 +282,9 @@ async def arun_steps(list steps, value, dict config):
     cdef Step step
     for item in steps:
         step = <Step>item
+        if step.quiet and type(value) is dict:      # nobody could see the context
+            step.write(value, config)
+            continue
         context = PyContext_CopyCurrent()
         PyContext_Enter(context)
         try:
@@ -309,6 +322,13 @@ async def arun_steps(list steps, value, dict config):
             result = await inside(context, result.ainvoke(value, config))
         value = result
     return value
+
+
+cdef list recipe_of(NodePlan plan):
+    if plan.recipe is None:
+        steps = None if plan.proc.error_handler_node is not None else recipe_for(plan.node)
+        plan.recipe = False if steps is None else steps
+    return None if plan.recipe is False else <list>plan.recipe
 
 
 cdef class Door:
@@ -480,6 +500,32 @@ cdef class LoopCore:
         self.save_step({"source": "input"})
         self.status = "pending"
 
+    def hand_on(self):
+        """Run a first superstep that only takes the input apart, when that is all that anybody could see of it."""
+        cdef Loose start
+        cdef NodePlan plan
+        cdef list steps
+        kind = type(self)
+        if (self.saves or self.listening or self.preparer.watched or self.cache is not None or self.control is not None
+                or self.node_finished is not None or self.interrupt_before or self.interrupt_after
+                or self.step_timeout is not None or self.retry_policy or self.cache_policy
+                or kind.tick is not TICK or kind.after_tick is not AFTER_TICK or kind.put_writes is not PUT_WRITES):
+            return
+        if (type(self.input) is not dict or self.input_keys != "__start__" or "__start__" not in self.nodes
+                or list(self.trigger_to_nodes.get("__start__", ())) != ["__start__"]):
+            return
+        plan = self.preparer.plan("__start__")
+        steps = None if plan.retry_policy or plan.cache_policy or plan.timeout is not None else recipe_of(plan)
+        if steps is None or plan.mapper is not None or plan.triggers != START or plan.channels != "__start__":
+            return
+        start = Loose.__new__(Loose)
+        start.path, start.name, start.writes, start.triggers = ("__pregel_pull", "__start__"), "__start__", [], START
+        for step in steps:
+            if not (<Step>step).quiet:
+                return
+            start.writes.extend((<Step>step).written(self.input))
+        self.end([start])
+
     # ---- what is shown
 
     cdef int show(self, mode, value) except -1:
@@ -573,6 +619,10 @@ cdef class LoopCore:
 
     # ---- writes of tasks
 
+    def put_writes(self, task_id, writes, *, cached=False):
+        """Take what a task wrote, for the end of the superstep."""
+        self.store_writes(task_id, writes, cached)
+
     cpdef store_writes(self, task_id, writes, bint cached):
         """Take the writes of a task: into the pending ones, to the saver, and to who listens."""
         cdef bint special, null
@@ -661,7 +711,9 @@ cdef class LoopCore:
 
     def after_tick(self):
         """Apply what the tasks wrote, and save."""
-        cdef list tasks = list(self.tasks.values())
+        self.end(list(self.tasks.values()))
+
+    cdef int end(self, list tasks) except -1:
         cdef bint fresh = False
         if self.ledger:
             self.before_apply(tasks)
@@ -683,6 +735,7 @@ cdef class LoopCore:
             self.prepare()              # shows the checkpoint, which no further tick will
             self.stopped("interrupt_after")
         self.config["configurable"].pop("__pregel_resuming", None)
+        return 0
 
     cdef bint output_was_written(self, list tasks):
         for task in tasks:
@@ -713,12 +766,7 @@ cdef class LoopCore:
         if found is None:
             return None
         plan = <NodePlan>found
-        if plan.node is not task.proc:
-            return None
-        if plan.recipe is None:
-            steps = None if plan.proc.error_handler_node is not None else recipe_for(plan.node)
-            plan.recipe = False if steps is None else steps
-        return None if plan.recipe is False else <list>plan.recipe
+        return None if plan.node is not task.proc else recipe_of(plan)
 
     cdef Door open_door(self, task):
         cdef Door door = Door.__new__(Door)
@@ -991,6 +1039,11 @@ cdef class LoopCore:
                 await asyncio.sleep(0)
 
 
+# What runs each superstep, as long as nobody has put something else in its place.
+cdef object TICK = LoopCore.tick, AFTER_TICK = LoopCore.after_tick, PUT_WRITES = LoopCore.put_writes
+cdef tuple START = ("__start__",)
+
+
 # ------------------------------------------------------------------ a graph as a node
 
 cdef object inner_names = None          # the names of dynamo.langgraph.pregel._inner, imported for the first one
@@ -1083,6 +1136,7 @@ cdef class Inner:
         loop.stop = config["recursion_limit"] + loop.step + 1
         loop.ready()
         loop.take_input()
+        loop.hand_on()
         return loop
 
     cdef result(self, LoopCore loop):

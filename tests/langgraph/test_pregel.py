@@ -4,8 +4,9 @@ import asyncio
 import inspect
 import pickle
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 from unittest.mock import patch
 
 import pytest
@@ -20,6 +21,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.memory import InMemoryStore
 
 from dynamo.langgraph.channels import EphemeralValue, LastValue, Topic
+from dynamo.langgraph.config import get_config
+from dynamo.langgraph.errors import GraphRecursionError, InvalidUpdateError
 from dynamo.langgraph.graph import START, StateGraph
 from dynamo.langgraph.pregel import NodeBuilder, Pregel
 from dynamo.langgraph.pregel._loop import PregelLoop
@@ -336,6 +339,55 @@ def test_a_hand_made_node_is_as_it_was_built():
 
 
 # ------------------------------------------------------------------ what others patch
+def add_to(log, more):
+    if "refused" in more:
+        raise ValueError("not that")
+    return [*log, *more]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_superstep_of_start_counts_whether_it_has_a_task_or_not(asynchronous):
+    class Log(TypedDict):
+        log: Annotated[list[str], add_to]
+
+    seen = []
+
+    def node(state):
+        config = get_config()
+        told = {name: value for name, value in config["metadata"].items() if not name.endswith("checkpoint_ns")}
+        seen.append((told, config["configurable"].keys(), state["log"]))
+        return {"log": [*state["log"], "node"]}
+
+    graph = StateGraph(Log).add_node("node", node).add_edge(START, "node").compile()
+    outer = StateGraph(Log).add_node("inner", graph).add_edge(START, "inner").compile()
+
+    def run(which, given, limit=25):
+        config = {"recursion_limit": limit}
+        return asyncio.run(which.ainvoke(given, config)) if asynchronous else which.invoke(given, config)
+
+    def everything():
+        results = [run(which, {"log": ["a"], "other": 1}) for which in (graph, outer)]
+        for given, limit, kind in (
+            ({"log": ["a"]}, 1, GraphRecursionError),
+            ({"log": ["refused"]}, 25, ValueError),
+            ({}, 25, None),
+            ({"other": 1}, 25, None),
+            ("text", 25, InvalidUpdateError),
+        ):
+            with pytest.raises(kind) if kind is not None else nullcontext() as raised:
+                results.append(run(graph, given, limit))
+            if kind is not None:
+                results.append((str(raised.value), len(getattr(raised.value, "__notes__", ()))))
+        found = results, list(seen)
+        seen.clear()
+        return found
+
+    shortly = everything()
+    tick = PregelLoop.tick
+    with patch.object(PregelLoop, "tick", lambda self: tick(self)):
+        assert everything() == shortly
+
+
 def test_a_patched_put_writes_is_called():
     seen = []
     original = PregelLoop.put_writes
@@ -346,7 +398,10 @@ def test_a_patched_put_writes_is_called():
 
     with patch.object(PregelLoop, "put_writes", spy):
         one(checkpointer=InMemorySaver()).invoke({"n": 1}, thread)
-    assert ["n"] in seen
+        assert ["n"] in seen
+        seen.clear()
+        one().invoke({"n": 1})
+    assert seen == [["n", "branch:to:inc"], ["n"]]
 
 
 def test_patched_attributes_of_a_graph_count():

@@ -19,6 +19,13 @@ def trigger(node: str) -> str:
     return f"branch:to:{node}"
 
 
+def quiet(mapper: Callable[..., Any]) -> Callable[..., Any]:
+    """Tell the engine that of a dict this makes pairs without calling anything of a user's."""
+    mapper.quiet = True  # type: ignore[attr-defined]
+    return mapper
+
+
+@quiet
 def root_update(value: Any) -> Pairs:
     """For a state without keys: the value itself, or what Commands update."""
     if isinstance(value, Command):
@@ -35,6 +42,7 @@ def keyed_update(keys: Sequence[str], giver: str = "A node returns") -> Callable
     """For a state with `keys`: what of a node's result concerns them; `giver` begins what is said if nothing does."""
     known = frozenset(keys)
 
+    @quiet
     def update(value: Any) -> Pairs:
         if type(value) is dict or isinstance(value, dict):
             return [pair for pair in value.items() if pair[0] in known]
@@ -67,6 +75,7 @@ def _remedy(value: Any, giver: str, keys: Sequence[str]) -> str:
     return f"{giver} a mapping of keys to values, such as {{{keys[0]!r}: ...}}, a Command, or None"
 
 
+@quiet
 def control(value: Any) -> Sequence[tuple[str, Any]]:
     """Where Commands and Sends say to go; what goes past this graph is raised."""
     if isinstance(value, dict) or value is None:

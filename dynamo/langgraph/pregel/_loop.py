@@ -53,7 +53,7 @@ from dynamo.langgraph.pregel._load import at_home, load
 from dynamo.langgraph.pregel._outbox import Outbox
 from dynamo.langgraph.pregel._retry import arun_with_retry, run_with_retry
 from dynamo.langgraph.pregel._runner import Crowd, PregelRunner, without_our_frames
-from dynamo.langgraph.pregel._saving import SavingLoop, Writes
+from dynamo.langgraph.pregel._saving import SavingLoop
 from dynamo.langgraph.pregel._start import start
 from dynamo.langgraph.pregel._task_status import read_task_statuses
 from dynamo.langgraph.pregel.protocol import StreamProtocol
@@ -236,10 +236,6 @@ class PregelLoop(SavingLoop):
         return self.events.popleft() if self.events else None
 
     # ---------------------------------------------------------------- writes
-    def put_writes(self, task_id: str, writes: Writes, *, cached: bool = False) -> None:
-        """Take what a task wrote, for the end of the superstep."""
-        self.store_writes(task_id, writes, cached)
-
     def apply(self, tasks: list[Any]) -> set[str]:
         """Apply writes to the channels; returns the names of those that changed."""
         return apply_writes(self.checkpoint, self.channels, tasks, self.next_version, self.trigger_to_nodes)

@@ -82,7 +82,8 @@ def _write(runnable: Any) -> Step | None:
             entries.append((entry.channel, entry.value, entry.skip_none, entry.mapper))
         else:
             return None
-    return Step(WRITE, runnable, entries=entries)
+    quiet = all(mapper is None or getattr(mapper, "quiet", False) is True for *_, mapper in entries)
+    return Step(WRITE, runnable, entries=entries, quiet=quiet)
 
 
 def _branch(runnable: Any) -> Step | None:

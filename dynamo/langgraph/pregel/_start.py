@@ -53,6 +53,7 @@ def start(loop: PregelLoop) -> None:
     loop.take_input()
     if not loop.is_nested:
         loop.config = patch_configurable(loop.config, {CONFIG_KEY_RESUMING: False, CONFIG_KEY_REPLAY_STATE: None})
+    loop.hand_on()
 
 
 class Start:
