@@ -17,6 +17,7 @@ from hashlib import sha1
 import copy as _copy
 import logging
 
+from cpython.dict cimport PyDict_Update
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdio cimport snprintf
@@ -858,10 +859,11 @@ cdef bint triggered(channels, dict versions, dict seen, null_version, list trigg
     return False
 
 
-def null_version_of(checkpoint):
+cpdef null_version_of(checkpoint):
     """What is lower than every version of this checkpoint; None when it has none."""
-    first = next(iter(checkpoint["channel_versions"].values()), None)
-    return None if first is None else type(first)()
+    for first in (<dict?>checkpoint["channel_versions"]).values():
+        return 0 if type(first) is int else None if first is None else type(first)()
+    return None
 
 
 cdef class NodePlan:
@@ -956,7 +958,8 @@ cdef class Preparer:
         if trigger_to_nodes and updated_channels:
             names = set()
             for updated in updated_channels:
-                names.update(trigger_to_nodes.get(updated, ()))
+                for name in trigger_to_nodes.get(updated, ()):
+                    names.add(name)
             candidates = sorted(names) if len(names) > 1 else names
         elif not self.checkpoint["channel_versions"]:
             candidates = ()
@@ -1221,7 +1224,7 @@ cdef class Preparer:
                     merged[key] = dict(value)
         if "lc_versions" in metadata and isinstance(merged.get("lc_versions"), dict):
             metadata["lc_versions"] = {**merged["lc_versions"], **metadata["lc_versions"]}
-        merged.update(metadata)
+        PyDict_Update(merged, metadata)
         out["metadata"] = merged
         if tags:
             known = out.get("tags")
@@ -1231,7 +1234,7 @@ cdef class Preparer:
             out.pop("run_id", None)
         out["run_name"] = name
         conf = dict(self.conf)
-        conf.update(patch)
+        PyDict_Update(conf, patch)
         out["configurable"] = conf
         return out
 
