@@ -3,6 +3,8 @@ from typing import Any
 
 from typing_extensions import disjoint_base
 
+from dynamo._workers import Job
+
 NULL_TASK_ID: str
 SPECIAL: dict[str, int]
 HIDDEN: str
@@ -52,6 +54,13 @@ class Door:
 
 @disjoint_base
 class Gang: ...
+
+@disjoint_base
+class Band:
+    def called_ended(self, future: Any) -> None: ...
+
+@disjoint_base
+class Member(Job): ...
 
 @disjoint_base
 class Inner:

@@ -12,12 +12,15 @@ I3  put_writes is linear in what is written: only a task that wrote before is se
 """
 
 import asyncio
+import logging
 import weakref
+from concurrent.futures import CancelledError as NeverBegun
 
 from dynamo._channels cimport DeltaChannel, IDLE_CLEARS, MISSING, UntrackedValue, idle_kind
 from dynamo._pregel cimport (
     NodePlan, Preparer, apply_writes_to, checkpoint_id, empty_checkpoint, fresh_channels, read_channels,
     runtime_inside)
+from dynamo._workers cimport Bell, Crew, Job
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
@@ -33,6 +36,7 @@ cdef object ParentCommand = Exception
 cdef object NodeCancelledError = Exception
 cdef object take_parent_command = None
 cdef object add_task_note = None
+cdef object without_our_frames = None
 cdef object recipe_for = None           # node -> list of steps, or None
 cdef object is_runnable = None
 cdef object passthrough = None
@@ -55,7 +59,7 @@ def bind(names):
     """Tell the loop which classes and functions of dynamo.langgraph to use, by the name of the global here."""
     global variable, GraphBubbleUp, GraphInterrupt, ParentCommand, NodeCancelledError, take_parent_command
     global add_task_note, recipe_for, is_runnable, passthrough, skip_write, should_interrupt, control_writes
-    global debug_tasks, debug_results, debug_checkpoint, task_updates, is_invalid_resume
+    global debug_tasks, debug_results, debug_checkpoint, task_updates, is_invalid_resume, without_our_frames
     variable = names["variable"]
     GraphBubbleUp = names["GraphBubbleUp"]
     GraphInterrupt = names["GraphInterrupt"]
@@ -63,6 +67,7 @@ def bind(names):
     NodeCancelledError = names["NodeCancelledError"]
     take_parent_command = names["take_parent_command"]
     add_task_note = names["add_task_note"]
+    without_our_frames = names["without_our_frames"]
     recipe_for = names["recipe_for"]
     is_runnable = names["is_runnable"]
     passthrough = names["PASSTHROUGH"]
@@ -335,9 +340,16 @@ cdef class Door:
     """Where a plain task's calls of other tasks come in; a crowd is made for the first one."""
     cdef object loop                # weak
     cdef object task                # weak
+    cdef object band                # weak: of those on threads, which share a crowd; else None
     cdef readonly object crowd
 
     def __call__(self, func, input, **options):
+        cdef Band band
+        if self.band is not None:
+            band = self.band()
+            if band is None or band.members is None:
+                raise RuntimeError(f"{func!r} was called as a task after its caller's superstep had ended")
+            return band.call(self.loop(), self.task, func, input, options)
         if self.crowd is None:
             self.crowd = self.loop().new_crowd()
         return self.crowd.call(self.task, func, input, **options)
@@ -372,6 +384,127 @@ cdef class Loose:
     cdef readonly str name
     cdef readonly object writes
     cdef readonly tuple triggers
+
+
+# ------------------------------------------------------------------ several plain tasks on threads
+
+cdef enum:
+    BRIEFLY = 50                    # microseconds; see Band.wait
+
+
+cdef class Band:
+    """Plain tasks of a superstep that run beside one another on threads."""
+    cdef int open
+    cdef bint fatal
+    cdef bint each                  # wake up at every end, not only at the last
+    cdef bint fresh                 # something to show that nobody was woken for
+    cdef bint brief                 # who waits will soon look by himself
+    cdef list members               # None: the superstep is over
+    cdef list errors                # in the order of the ends
+    cdef Crew crew
+    cdef Bell bell
+    cdef object crowd               # of tasks that members called, if any did
+    cdef object __weakref__
+
+    cdef int wait(self) except -1:
+        """Wait for the end of one (if `each`) or all.
+
+        Another thread is called in for the others if the first one is still busy after a moment. Waking it, and being
+        woken at every end meanwhile, would cost more than short tasks do.
+        """
+        if self.brief:
+            for each in self.members:
+                self.crew.put(each)
+            self.crew.call_in(1)
+            if self.waiting():
+                self.bell.wait(BRIEFLY)
+            self.brief = False
+            self.crew.call_in(self.open)
+        while self.waiting():
+            self.bell.wait(-1)
+        self.fresh = False
+        return 0
+
+    cdef bint waiting(self):
+        return self.open > 0 and not self.fatal and not (self.each and self.fresh and not self.brief)
+
+    cdef int left(self, failure) except -1:
+        """A member has ended."""
+        self.open -= 1
+        self.fresh = True
+        if failure is not None:
+            self.errors.append(failure)
+            if not isinstance(failure, GraphBubbleUp) and not is_invalid_resume(failure):
+                self.fatal = True
+            if self.crowd is not None:
+                self.crowd.add_failure(failure)
+        if not self.waiting():
+            self.bell.ring()
+        return 0
+
+    cdef call(self, loop, task, func, input, options):
+        """A member calls another task, which joins the superstep."""
+        if self.crowd is None:
+            self.crowd = loop.new_crowd()
+            for failure in self.errors:
+                self.crowd.add_failure(failure)
+        future = self.crowd.call(task, func, input, **options)
+        if self.each:
+            future.add_done_callback(self.called_ended)
+        return future
+
+    def called_ended(self, future):
+        """There is something to show."""
+        self.fresh = True
+        if not self.waiting():
+            self.bell.ring()
+
+    cdef list never_begun(self):
+        """Take back what no thread has begun."""
+        cdef list found = []
+        cdef Member one
+        for each in self.members:
+            one = <Member>each
+            if one.late and not one.begun:
+                one.begun = True
+                found.append(one.task)
+        return found
+
+
+cdef class Member(Job):
+    """One of them."""
+    cdef LoopCore loop
+    cdef Band band
+    cdef object task
+    cdef list steps
+    cdef object context
+    cdef bint begun
+    cdef bint late                  # there are not enough threads for all, and others come first
+
+    cdef int perform(self) except -1:
+        if self.begun or (self.late and self.band.fatal):
+            return 0
+        self.begun = True
+        failure = None
+        PyContext_Enter(self.context)
+        try:
+            run_steps(self.steps, self.task.input, self.task.config)
+        except (Exception, asyncio.CancelledError) as raised:
+            failure = self.loop.failed(self.task, raised)
+        except BaseException as raised:
+            failure = raised
+        finally:
+            PyContext_Exit(self.context)
+        try:
+            if failure is None:
+                self.loop.commit(self.task)
+            else:
+                self.loop.commit_failed(self.task, failure)
+        except Exception:           # nobody is there to be told, as with what a future calls back
+            logging.getLogger("concurrent.futures").exception("exception calling callback for %r", self.task.name)
+        finally:
+            self.band.left(failure)
+        return 0
 
 
 # ------------------------------------------------------------------ the loop
@@ -824,34 +957,101 @@ cdef class LoopCore:
         self.commit(task)
         return None
 
+    cdef list recipes(self, list todo):
+        """How to run all of them the plain way; None if one cannot be."""
+        cdef list found = [], steps
+        if self.step_timeout is not None:
+            return None
+        for task in todo:
+            steps = self.recipe(task)
+            if steps is None:
+                return None
+            found.append(steps)
+        return found
+
+    cdef Band band(self, list todo, list recipes, bint each):
+        """Tasks to be run beside one another on threads."""
+        cdef Band band = Band.__new__(Band)
+        cdef Member member
+        cdef Py_ssize_t i
+        band.open, band.each, band.brief = len(todo), each, True
+        band.members, band.errors, band.bell, band.crew = [], [], Bell(), <Crew>self.place.crew
+        for i in range(len(todo)):
+            member = Member.__new__(Member)
+            member.loop, member.band, member.task, member.steps = self, band, todo[i], recipes[i]
+            member.context, member.late = PyContext_CopyCurrent(), i >= band.crew.limit
+            self.open_door(member.task).band = weakref.ref(band)
+            band.members.append(member)
+        return band
+
+    cdef int dissolve(self, Band band) except -1:
+        """Raise what its members raised, unless tasks that they called have to end first."""
+        if band.fatal:
+            for task in band.never_begun():
+                self.commit_failed(task, NeverBegun())
+        if band.crowd is not None:
+            band.crowd.fatal = band.fatal
+        else:
+            conclude(band.errors)
+        return 0
+
     def run_some(self, tasks):
-        """Run the only task of a superstep the plain way; yields True, or False when that is not possible."""
-        cdef list steps = self.recipe(tasks[0]) if len(tasks) == 1 and self.step_timeout is None else None
-        if steps is None:
+        """Run the tasks of a superstep the plain way and yield at every end; False when they cannot be run so."""
+        cdef list todo = list(tasks), recipes = self.recipes(todo)
+        cdef Band band
+        if recipes is None or not todo:
             yield False
             return
         yield True
-        failure = self.run_plain(tasks[0], steps)
-        yield True
-        throw(failure)
+        if len(todo) == 1:
+            failure = self.run_plain(todo[0], recipes[0])
+            yield True
+            throw(failure)
+            return
+        band = self.band(todo, recipes, True)
+        try:
+            while band.open and not band.fatal:
+                band.wait()
+                yield True
+            self.dissolve(band)
+            if band.crowd is not None:
+                for _ in self.runner.tick((), schedule_task=self.accept_push, crowd=band.crowd):
+                    yield True
+        finally:
+            band.members = None
+
+    cdef int run_beside(self, list todo, list recipes) except -1:
+        """Run several tasks to their ends."""
+        cdef Band band = self.band(todo, recipes, False)
+        try:
+            band.wait()
+            self.dissolve(band)
+            if band.crowd is not None:
+                for _ in self.runner.tick((), schedule_task=self.accept_push, crowd=band.crowd):
+                    pass
+        finally:
+            band.members = None
+        return 0
 
     cdef list todo(self):
         return [task for task in self.tasks.values() if not task.writes]
 
     def run(self):
         """Run to the end."""
-        cdef list todo, steps
+        cdef list todo, recipes
         while self.tick():
             if self.cache is not None:
                 self.take_cached()
             todo = self.todo()
-            steps = self.recipe(todo[0]) if len(todo) == 1 and self.step_timeout is None else None
-            if steps is not None:
-                throw(self.run_plain(todo[0], steps))
-            elif todo:
+            recipes = self.recipes(todo) if todo else []
+            if recipes is None:
                 for _ in self.runner.tick(todo, timeout=self.step_timeout, schedule_task=self.accept_push):
                     pass
-            todo = None
+            elif len(todo) == 1:
+                throw(self.run_plain(todo[0], recipes[0]))
+            elif todo:
+                self.run_beside(todo, recipes)
+            todo = recipes = None
             self.after_tick()
             if self.saves and (self.durability == "sync" or self.outbox.behind):
                 self.saved()
@@ -945,7 +1145,7 @@ cdef class LoopCore:
         """Run the tasks of a superstep the plain way and yield at every end; False when they cannot be run so."""
         cdef list todo = list(tasks), members = [], recipes
         cdef Gang gang
-        recipes = self.recipes(todo)
+        recipes = self.loop_recipes(todo)
         if recipes is None or not todo:
             yield False
             return
@@ -962,7 +1162,7 @@ cdef class LoopCore:
                 yield True
         finally:
             await self.call_off(members)
-        self.conclude(gang.errors)
+        conclude(gang.errors)
 
     async def call_off(self, list members):
         late = [one for one in members if not one.done()]
@@ -971,16 +1171,9 @@ cdef class LoopCore:
         if late:
             await asyncio.wait(late)
 
-    cdef list recipes(self, list todo):
-        cdef list found = [], steps
-        if self.step_timeout is not None or self.config.get("max_concurrency"):
-            return None
-        for task in todo:
-            steps = self.recipe(task)
-            if steps is None:
-                return None
-            found.append(steps)
-        return found
+    cdef list loop_recipes(self, list todo):
+        """`recipes` in an event loop, where a limit needs the complete way."""
+        return None if self.config.get("max_concurrency") else self.recipes(todo)
 
     async def arun(self):
         """Run to the end."""
@@ -990,7 +1183,7 @@ cdef class LoopCore:
             if self.cache is not None:
                 await self.atake_cached()
             todo = self.todo()
-            recipes = self.recipes(todo)
+            recipes = self.loop_recipes(todo)
             if recipes is None:
                 async for _ in self.runner.atick(todo, timeout=self.step_timeout, schedule_task=self.aaccept_push):
                     pass
@@ -1000,7 +1193,7 @@ cdef class LoopCore:
                 members = []
                 gang = self.gang(todo, recipes, members, False)
                 await self.gather(gang, members)
-                self.conclude(gang.errors)
+                conclude(gang.errors)
             todo = recipes = members = None
             gang = None
             self.after_tick()
@@ -1182,6 +1375,16 @@ async def run_inside(Inner inner, value, dict config):
 
 def is_special(write):
     return write[0] in SPECIAL
+
+
+cdef int conclude(list errors) except -1:
+    """Raise what the tasks of a superstep raised: the first error, else all interrupts as one."""
+    for error in errors:
+        if not isinstance(error, GraphInterrupt):
+            raise without_our_frames(error)
+    if errors:
+        raise GraphInterrupt(tuple([interrupt for error in errors for interrupt in error.args[0]]))
+    return 0
 
 
 cdef int throw(failure) except -1:

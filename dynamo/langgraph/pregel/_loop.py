@@ -365,14 +365,6 @@ class PregelLoop(SavingLoop):
             return None
         return without_our_frames(error)  # type: ignore[no-any-return]
 
-    def conclude(self, errors: list[BaseException]) -> None:
-        """Raise what the tasks of a superstep raised: the first error, else all interrupts as one."""
-        for error in errors:
-            if not isinstance(error, GraphInterrupt):
-                raise without_our_frames(error)
-        if errors:
-            raise GraphInterrupt(tuple(interrupt for error in errors for interrupt in error.args[0]))
-
 
 class SyncPregelLoop(PregelLoop):
     """A run in the calling thread; used as a context manager."""

@@ -21,6 +21,7 @@ from dynamo.langgraph.errors import GraphBubbleUp, GraphInterrupt, NodeCancelled
 from dynamo.langgraph.pregel._algo import should_interrupt
 from dynamo.langgraph.pregel._io import task_updates
 from dynamo.langgraph.pregel._retry import add_task_note, take_parent_command
+from dynamo.langgraph.pregel._runner import without_our_frames
 from dynamo.langgraph.pregel._task_status import CONTROL_WRITES
 from dynamo.langgraph.pregel._write import (
     PASSTHROUGH,
@@ -126,6 +127,7 @@ _superstep.bind(
         "NodeCancelledError": NodeCancelledError,
         "take_parent_command": take_parent_command,
         "add_task_note": add_task_note,
+        "without_our_frames": without_our_frames,
         "recipe_for": recipe_for,
         "is_runnable": _is_runnable,
         "PASSTHROUGH": PASSTHROUGH,
