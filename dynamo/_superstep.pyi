@@ -24,6 +24,7 @@ class Step:
         *,
         func: Callable[..., Any] | None = None,
         afunc: Callable[..., Any] | None = None,
+        hops: bool = False,
         kwargs: dict[str, Any] | None = None,
         accepts: Sequence[tuple[str, str, Any]] = (),
         explode: bool = False,
@@ -36,6 +37,10 @@ class Step:
         pairs: Callable[[Any], Any] | None = None,
         merges: bool = False,
     ) -> None: ...
+
+@disjoint_base
+class Hop:
+    def __call__(self) -> Any: ...
 
 @disjoint_base
 class Inside:

@@ -96,6 +96,7 @@ cdef class Step:
     cdef int kind
     cdef object func                # CALL, BRANCH: the function for a synchronous run
     cdef object afunc               # the same for an asynchronous one; None: use func
+    cdef bint hops                  # afunc does nothing but call func on a thread
     cdef dict kwargs
     cdef tuple accepts              # ((name, runtime attribute, default), ...)
     cdef bint explode
@@ -110,11 +111,13 @@ cdef class Step:
     cdef bint quiet                 # WRITE: of a dict it makes pairs without calling anything of a user's
     cdef Inner inner                # GRAPH
 
-    def __init__(self, kind, runnable, *, func=None, afunc=None, kwargs=None, accepts=(), explode=False, recurse=False,
-                 entries=(), quiet=False, reader=None, writer=None, finish=None, pairs=None, merges=False):
+    def __init__(self, kind, runnable, *, func=None, afunc=None, hops=False, kwargs=None, accepts=(), explode=False,
+                 recurse=False, entries=(), reader=None, writer=None, finish=None, pairs=None, merges=False,
+                 quiet=False):
         self.kind, self.runnable, self.entries = kind, runnable, tuple(entries)
         self.func, self.afunc, self.kwargs, self.accepts = func, afunc, kwargs or None, tuple(accepts)
         self.explode, self.recurse, self.merges, self.quiet = explode, recurse, merges, quiet
+        self.hops = hops
         self.reader, self.writer, self.finish, self.pairs = reader, writer, finish, pairs
         if kind == GRAPH:
             self.inner = Inner(runnable)
@@ -283,6 +286,30 @@ async def _await(awaitable):
     return await awaitable
 
 
+cdef class Hop:
+    """A step's function, to be called on a thread of an event loop's executor."""
+    cdef Step step
+    cdef object value
+    cdef dict config
+    cdef object context
+
+    def __call__(self):
+        PyContext_Enter(self.context)
+        try:
+            return self.step.call(self.step.func, self.value, self.config)
+        except StopIteration as stop:       # a future cannot carry it
+            raise RuntimeError from stop
+        finally:
+            PyContext_Exit(self.context)
+
+
+cdef hop(Step step, value, dict config):
+    """Call a step's function on a thread, in a copy of this context; returns a future."""
+    cdef Hop made = Hop.__new__(Hop)
+    made.step, made.value, made.config, made.context = step, value, config, PyContext_CopyCurrent()
+    return asyncio.get_running_loop().run_in_executor(None, made)
+
+
 async def arun_steps(list steps, value, dict config):
     cdef Step step
     for item in steps:
@@ -304,15 +331,17 @@ async def arun_steps(list steps, value, dict config):
             elif step.afunc is None:
                 value = step.run(value, config)
                 continue
-            elif step.kind == BRANCH:
-                work = step.call(step.afunc, step.branch_input(value, config), config)
             else:
-                work = step.call(step.afunc, value, config)
+                given = step.branch_input(value, config) if step.kind == BRANCH else value
+                work = hop(step, given, config) if step.hops else step.call(step.afunc, given, config)
         finally:
             PyContext_Exit(context)
-        if not PyCoro_CheckExact(work):
-            work = _await(work)
-        result = await inside(context, work)
+        if step.hops:
+            result = await work
+        else:
+            if not PyCoro_CheckExact(work):
+                work = _await(work)
+            result = await inside(context, work)
         if step.kind == BRANCH:
             if not plainly_not_runnable(result) and is_runnable(result):
                 result = await inside(context, result.ainvoke(value, config))

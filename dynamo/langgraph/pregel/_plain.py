@@ -15,7 +15,7 @@ from dynamo import _superstep
 from dynamo._superstep import Step
 from dynamo.langgraph._internal._langchain import child_config
 from dynamo.langgraph._internal._names import own
-from dynamo.langgraph._internal._runnable import RunnableCallable, RunnableSeq
+from dynamo.langgraph._internal._runnable import RunnableCallable, RunnableSeq, run_in_executor
 from dynamo.langgraph._internal._typing import MISSING
 from dynamo.langgraph.errors import GraphBubbleUp, GraphInterrupt, NodeCancelledError, ParentCommand, is_invalid_resume
 from dynamo.langgraph.pregel._algo import should_interrupt
@@ -67,11 +67,18 @@ def _function(runnable: Any) -> dict[str, Any]:
     return {
         "func": runnable.func,
         "afunc": runnable.afunc,
+        "hops": _only_hops(runnable.afunc, runnable.func),
         "kwargs": runnable.kwargs,
         "accepts": accepts,
         "explode": runnable.explode_args,
         "recurse": runnable.recurse,
     }
+
+
+def _only_hops(afunc: Any, func: Any) -> bool:
+    """Whether an asynchronous function is what `coerce_to_runnable` makes of a plain one."""
+    made = type(afunc) is functools.partial and afunc.func is run_in_executor
+    return made and afunc.args == (None, func) and not afunc.keywords
 
 
 def _write(runnable: Any) -> Step | None:
