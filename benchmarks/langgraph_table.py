@@ -52,13 +52,14 @@ OFFICIAL = [
     ("pydantic_state_25x300, sync", ("pydantic_state", "stream"), "total", 1.8),
     ("pydantic_state_25x300, async", ("pydantic_state", "astream"), "total", 1.8),
 ]
+OFFICIAL_CASES = {row[1][0] for row in OFFICIAL}
 
 
 # ------------------------------------------------------------------ the process that measures
 
 
-def official(folder, case, mode):
-    """A graph of langgraph's own bench/."""
+def official(folder, case, mode, alone=False):
+    """A graph of langgraph's own bench/; or the calls of its nodes' functions `alone`, as a run made them."""
     if folder not in sys.path:
         sys.path.insert(0, folder)
     import importlib
@@ -93,13 +94,48 @@ def official(folder, case, mode):
             for _ in graph.stream(given, config, durability="exit"):
                 pass
 
-    return run
+    return calls_alone(graph, run, loop) if alone else run
+
+
+def calls_alone(graph, run, loop):
+    """Make the calls again that a run made, one after another and without an engine.
+
+    Functions that are no coroutine functions are called on a thread from an event loop, as they have to be there.
+    """
+    calls = []
+
+    def noting(function):
+        def call(*args, **kwargs):
+            calls.append((function, args, kwargs))
+            return function(*args, **kwargs)
+
+        return call
+
+    def note(graph):
+        for node in graph.builder.nodes.values():
+            step = node.runnable
+            if hasattr(step, "builder"):
+                note(step)
+            else:
+                step.func, step.afunc = noting(step.func), noting(step.afunc)
+
+    note(graph)
+    run()
+    made = list(calls)
+
+    async def again():
+        for function, args, kwargs in made:
+            result = function(*args, **kwargs)
+            if asyncio.iscoroutine(result):
+                await result
+
+    return lambda: loop.run_until_complete(again())
 
 
 def serve(name, folder, clock):
     """Answer orders: a JSON list of case, mode and seconds a line."""
     warnings.simplefilter("ignore")
-    if name == OURS and folder:
+    if name != PEER and folder:
         from dynamo.langgraph import install
 
         install()
@@ -110,7 +146,9 @@ def serve(name, folder, clock):
         if (case, mode) not in runners:
             runners.clear()
             gc.collect()
-            if name == FLOOR:
+            if name == FLOOR and case in OFFICIAL_CASES:
+                made = official(folder, case, mode, alone=True)
+            elif name == FLOOR:
                 made = langgraph_cases.floor(case, mode, loop)
             elif case in langgraph_cases.CASES:
                 made = langgraph_cases.CASES[case].runner(name, mode, loop)
@@ -173,16 +211,17 @@ def table(workers, rows, options):
         if options.only and not any(word in title for word in options.only.split(",")):
             continue
         mode, cases = what[-1], what[:-1]
-        names = [name for name in workers if name != FLOOR or counts == "overhead"]
+        names = [name for name in workers if name != FLOOR or counts == "overhead" or cases[0] in OFFICIAL_CASES]
         times = [figure(case, mode, names) for case in cases]
         steps = [getattr(langgraph_cases.CASES.get(case), "steps", 1) for case in cases]
         if len(cases) == 2:
             of = {name: (times[0][name] - times[1][name]) / (steps[0] - steps[1]) * 1e6 for name in names}
         else:
             of = {name: times[0][name] / steps[0] * 1e6 for name in names}
-        floor = of.get(FLOOR, 0.0)
-        ratio = (of[PEER] - floor) / (of[OURS] - floor) if PEER in of else float("nan")
-        shown = "" if counts == "total" else f"{floor:,.2f}"
+        floor = of.get(FLOOR)
+        free = floor if counts == "overhead" else 0.0
+        ratio = (of[PEER] - free) / (of[OURS] - free) if PEER in of else float("nan")
+        shown = "" if floor is None else f"{floor:,.2f}"
         wanted = "" if bar is None else f"{bar:g}"
         print(f"| {title} | {of.get(PEER, 0):,.1f} | {of[OURS]:,.1f} | {shown} | {ratio:.1f} | {wanted} |", flush=True)
     return figure
