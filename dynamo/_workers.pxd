@@ -1,3 +1,7 @@
+cdef extern from "Python.h":
+    ctypedef struct PyThreadState:
+        pass
+
 cdef extern from "pythread.h" nogil:
     ctypedef void *PyThread_type_lock
     ctypedef long long PY_TIMEOUT_T
@@ -40,7 +44,7 @@ cdef class Worker:
     cdef bint leaving               # nobody will need it any more
     cdef bint kept                  # it waits in the keeper
     cdef double since               # when it began to
-    cdef dict locals                # what threading.local keeps for the thread
+    cdef PyThreadState *state       # while the thread runs
     cdef object hooks               # what it was told to trace with
     cdef object thread              # its threading.Thread
     cdef bint started

@@ -18,14 +18,12 @@ import threading
 import time
 from collections import deque
 
-from cpython.ref cimport PyObject
-
 cdef extern from "Python.h":
     object PyContext_New()
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
     object PyContext_CopyCurrent()
-    PyObject *PyThreadState_GetDict()      # borrowed
+    PyThreadState *PyThreadState_Get()
     int PyErr_CheckSignals() except -1
     void PyErr_WriteUnraisable(object where)
 
@@ -43,7 +41,18 @@ cdef extern from *:
     """
     static inline int dyn_peek(int *at) { return __atomic_load_n(at, __ATOMIC_RELAXED); }
     static inline void dyn_poke(int *at, int value) { __atomic_store_n(at, value, __ATOMIC_RELAXED); }
+
+    /* What the end of a thread does to the values of threading.local. */
+    static void dyn_forget_locals(PyThreadState *state)
+    {
+    #if PY_VERSION_HEX >= 0x030D0000
+        Py_CLEAR(state->threading_local_key);
+        Py_CLEAR(state->threading_local_sentinel);
+    #endif
+        if (state->dict != NULL) PyDict_Clear(state->dict);
+    }
     """
+    void dyn_forget_locals(PyThreadState *state)
     int dyn_peek(int *at) nogil
     void dyn_poke(int *at, int value) nogil
 
@@ -136,8 +145,8 @@ cdef class Keeper:
 
     cdef int keep(self, Worker worker) except -1:
         """Take a thread back that has no work."""
-        if worker.locals:
-            worker.locals.clear()
+        if worker.state != NULL:
+            dyn_forget_locals(worker.state)
         if self.closed:
             return self.send_away(worker)
         worker.kept, worker.since = True, time.monotonic()
@@ -173,7 +182,7 @@ cdef class Worker:
     def run(self):
         """What the thread does."""
         cdef Crew crew
-        self.locals = <dict>PyThreadState_GetDict()
+        self.state = PyThreadState_Get()
         keeper.everybody.add(self)
         try:
             while True:
@@ -184,7 +193,7 @@ cdef class Worker:
                 if self.leaving or not self.rest():
                     return
         finally:
-            self.thread = None
+            self.state, self.thread = NULL, None
             keeper.everybody.discard(self)
 
     cdef bint rest(self) except -1:

@@ -11,7 +11,6 @@ import weakref
 from typing import Annotated
 
 import pytest
-from langchain_core.runnables import RunnableConfig
 from typing_extensions import TypedDict
 
 from dynamo.langgraph.checkpoint.memory import InMemorySaver
@@ -423,13 +422,13 @@ def test_a_function_in_an_event_loop_may_raise_what_a_future_cannot_carry():
 def test_a_function_in_an_event_loop_sees_its_config_and_keeps_its_context():
     variable = contextvars.ContextVar("variable", default="nothing")
 
-    def node(state, config: RunnableConfig):
+    def node(state):
         seen = variable.get()
         variable.set("mine")
-        return {"log": [seen, get_config()["metadata"]["langgraph_node"], config["metadata"]["langgraph_node"]]}
+        return {"log": [seen, get_config()["metadata"]["langgraph_node"]]}
 
     async def run():
         variable.set("callers")
         return (await beside(node, node).ainvoke({"log": []}))["log"], variable.get()
 
-    assert asyncio.run(run()) == (["callers", "n0", "n0", "callers", "n1", "n1"], "callers")
+    assert asyncio.run(run()) == (["callers", "n0", "callers", "n1"], "callers")
