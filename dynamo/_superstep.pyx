@@ -515,15 +515,16 @@ cdef class Member(Job):
             return 0
         self.begun = True
         failure = None
-        PyContext_Enter(self.context)
         try:
-            run_steps(self.steps, self.task.input, self.task.config)
-        except (Exception, asyncio.CancelledError) as raised:
-            failure = self.loop.failed(self.task, raised)
-        except BaseException as raised:
+            PyContext_Enter(self.context)
+            try:
+                run_steps(self.steps, self.task.input, self.task.config)
+            except (Exception, asyncio.CancelledError) as raised:
+                failure = self.loop.failed(self.task, raised)
+            finally:
+                PyContext_Exit(self.context)
+        except BaseException as raised:     # also of what a command to us could not do
             failure = raised
-        finally:
-            PyContext_Exit(self.context)
         try:
             if failure is None:
                 self.loop.commit(self.task)

@@ -189,6 +189,20 @@ def test_what_is_no_exception_comes_to_the_caller(error):
         beside(bad, says("good")).invoke({"log": []})
 
 
+def test_a_command_that_cannot_be_obeyed_fails_its_task():
+    class Update:
+        log: list
+
+        def __getattribute__(self, name):
+            if name == "log":
+                raise LookupError("no log")
+            return super().__getattribute__(name)
+
+    app = beside(beside(lambda state: Command(graph=Command.PARENT, update=Update())), says("good"))
+    with pytest.raises(LookupError, match="no log"):
+        app.invoke({"log": []})
+
+
 def test_interrupts_of_all_come_together():
     def ask(state):
         return {"log": [interrupt("what?")]}
