@@ -61,7 +61,10 @@ class Door:
 class Gang: ...
 
 @disjoint_base
-class Band:
+class LoopGang(Gang): ...
+
+@disjoint_base
+class Band(Gang):
     def called_ended(self, future: Any) -> None: ...
 
 @disjoint_base

@@ -384,29 +384,6 @@ cdef class Door:
         return self.crowd.call(self.task, func, input, **options)
 
 
-# ------------------------------------------------------------------ several plain tasks in an event loop
-
-cdef class Gang:
-    """Plain tasks of a superstep that run beside one another in an event loop."""
-    cdef int open
-    cdef object waiter
-    cdef bint fatal
-    cdef list errors
-    cdef bint each                  # wake up at every end, not only at the last
-    cdef bint fresh                 # an end that nobody was woken for
-
-    cdef int left(self, failure) except -1:
-        self.open -= 1
-        self.fresh = True
-        if failure is not None:
-            self.errors.append(failure)
-            if not isinstance(failure, GraphBubbleUp) and not is_invalid_resume(failure):
-                self.fatal = True
-        if (self.open == 0 or self.fatal or self.each) and self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
-        return 0
-
-
 cdef class Loose:
     """Writes that no task made."""
     cdef readonly tuple path
@@ -415,21 +392,46 @@ cdef class Loose:
     cdef readonly tuple triggers
 
 
-# ------------------------------------------------------------------ several plain tasks on threads
+# ------------------------------------------------------------------ several plain tasks
+
+cdef class Gang:
+    """Plain tasks of a superstep that run beside one another."""
+    cdef int open
+    cdef bint fatal
+    cdef list errors                # in the order of the ends
+    cdef bint each                  # wake up at every end, not only at the last
+    cdef bint fresh                 # something to show that nobody was woken for
+
+    cdef int count_end(self, failure) except -1:
+        self.open -= 1
+        self.fresh = True
+        if failure is not None:
+            self.errors.append(failure)
+            if not isinstance(failure, GraphBubbleUp) and not is_invalid_resume(failure):
+                self.fatal = True
+        return 0
+
+
+cdef class LoopGang(Gang):
+    """In an event loop."""
+    cdef object waiter
+
+    cdef int left(self, failure) except -1:
+        """A member has ended."""
+        self.count_end(failure)
+        if (self.open == 0 or self.fatal or self.each) and self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+        return 0
+
 
 cdef enum:
     BRIEFLY = 50                    # microseconds; see Band.wait
 
 
-cdef class Band:
-    """Plain tasks of a superstep that run beside one another on threads."""
-    cdef int open
-    cdef bint fatal
-    cdef bint each                  # wake up at every end, not only at the last
-    cdef bint fresh                 # something to show that nobody was woken for
+cdef class Band(Gang):
+    """On threads."""
     cdef bint brief                 # who waits will soon look by himself
     cdef list members               # None: the superstep is over
-    cdef list errors                # in the order of the ends
     cdef Crew crew
     cdef Bell bell
     cdef object crowd               # of tasks that members called, if any did
@@ -459,14 +461,9 @@ cdef class Band:
 
     cdef int left(self, failure) except -1:
         """A member has ended."""
-        self.open -= 1
-        self.fresh = True
-        if failure is not None:
-            self.errors.append(failure)
-            if not isinstance(failure, GraphBubbleUp) and not is_invalid_resume(failure):
-                self.fatal = True
-            if self.crowd is not None:
-                self.crowd.add_failure(failure)
+        self.count_end(failure)
+        if failure is not None and self.crowd is not None:
+            self.crowd.add_failure(failure)
         if not self.waiting():
             self.bell.ring()
         return 0
@@ -1146,9 +1143,9 @@ cdef class LoopCore:
                 pass
         return failure
 
-    cdef Gang gang(self, list todo, list recipes, list members, bint each):
+    cdef LoopGang gang(self, list todo, list recipes, list members, bint each):
         """Start tasks beside one another."""
-        cdef Gang gang = Gang.__new__(Gang)
+        cdef LoopGang gang = LoopGang.__new__(LoopGang)
         cdef Py_ssize_t i
         loop = asyncio.get_running_loop()
         gang.open = len(todo)
@@ -1158,7 +1155,7 @@ cdef class LoopCore:
             members.append(loop.create_task(member(self, gang, todo[i], recipes[i])))
         return gang
 
-    async def gather(self, Gang gang, list members):
+    async def gather(self, LoopGang gang, list members):
         """Wait for the end of one (if `gang.each`) or all; on a failure cancel the others and wait for them too."""
         try:
             if gang.open and not gang.fatal and not (gang.each and gang.fresh):
@@ -1174,7 +1171,7 @@ cdef class LoopCore:
     async def arun_some(self, tasks):
         """Run the tasks of a superstep the plain way and yield at every end; False when they cannot be run so."""
         cdef list todo = list(tasks), members = [], recipes
-        cdef Gang gang
+        cdef LoopGang gang
         recipes = self.loop_recipes(todo)
         if recipes is None or not todo:
             yield False
@@ -1208,7 +1205,7 @@ cdef class LoopCore:
     async def arun(self):
         """Run to the end."""
         cdef list todo, recipes, members
-        cdef Gang gang
+        cdef LoopGang gang
         while self.tick():
             if self.cache is not None:
                 await self.atake_cached()
@@ -1427,7 +1424,7 @@ cdef bint hidden(task):
     return task.config is not None and HIDDEN in (task.config.get("tags") or ())
 
 
-async def member(LoopCore loop, Gang gang, task, list steps):
+async def member(LoopCore loop, LoopGang gang, task, list steps):
     cdef Door door = loop.open_door(task)
     error = None
     try:
