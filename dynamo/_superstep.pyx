@@ -437,6 +437,9 @@ cdef class Band(Gang):
     cdef object crowd               # of tasks that members called, if any did
     cdef object __weakref__
 
+    def __cinit__(self):
+        self.errors, self.bell = [], Bell()
+
     cdef int wait(self) except -1:
         """Wait for the end of one (if `each`) or all.
 
@@ -1002,7 +1005,7 @@ cdef class LoopCore:
         cdef Member member
         cdef Py_ssize_t i
         band.open, band.each, band.brief = len(todo), each, True
-        band.members, band.errors, band.bell, band.crew = [], [], Bell(), <Crew>self.place.crew
+        band.members, band.crew = [], <Crew>self.place.crew
         for i in range(len(todo)):
             member = Member.__new__(Member)
             member.loop, member.band, member.task, member.steps = self, band, todo[i], recipes[i]

@@ -455,12 +455,16 @@ ROWS: dict[str, Row] = {
     "_serve.Booking": Row(inside=True),
     "_serve.RouterBooking": Row(inside=True, wrong=(lambda w: of("_serve", "RouterBooking")(w, 1),)),
     "_shared_channel.SharedChannel": Row(inside=True),
+    "_superstep.Band": Row(inside=True),
     "_superstep.Door": Row(inside=True),
     "_superstep.Gang": Row(inside=True),
+    "_superstep.Hop": Row(inside=True),
     "_superstep.Inside": Row(inside=True),
     "_superstep.Inner": Row(inside=True, cycle=lambda holder: of("_superstep", "Inner")(holder)),
     "_superstep.Loose": Row(inside=True),
     "_superstep.LoopCore": Row(inside=True, cycle=loop_core),
+    "_superstep.LoopGang": Row(inside=True),
+    "_superstep.Member": Row(inside=True),
     "_superstep.Step": Row(inside=True, cycle=lambda holder: of("_superstep", "Step")(0, holder)),
     "_tensor.Tensor": Row(
         tensor,
@@ -553,6 +557,17 @@ ROWS: dict[str, Row] = {
         lambda: of("_topology", "Topology")(),
         wrong=(lambda w: of("_topology", "Topology")().pin(w), lambda w: of("_topology", "Topology")().node_of(w)),
     ),
+    "_workers.Bell": Row(inside=True),
+    "_workers.Crew": Row(
+        lambda: of("_workers", "Crew")(1),
+        inside=True,
+        wrong=(lambda w: of("_workers", "Crew")(w),),
+        refused=(lambda: of("_workers", "Crew")(0),),
+    ),
+    "_workers.Errand": Row(inside=True),
+    "_workers.Job": Row(inside=True),
+    "_workers.Keeper": Row(lambda: of("_workers", "Keeper")(), inside=True),
+    "_workers.Worker": Row(inside=True),
 }
 
 # What the C library says, and what the border says itself before it asks the library.
