@@ -10,6 +10,7 @@ pytest.importorskip("langgraph.checkpoint")
 
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
 
 from dynamo.langgraph.config import get_stream_writer
@@ -364,9 +365,9 @@ def chat(*nodes):
     return graph.compile()
 
 
-def ask(state):
+def ask(state, config: RunnableConfig):
     model = GenericFakeChatModel(messages=iter([AIMessage("one two")]))
-    return {"messages": model.invoke(state["messages"])}
+    return {"messages": model.invoke(state["messages"], config)}  # Python 3.10: tasks do not hand the config on
 
 
 def test_the_messages_of_a_run_are_read_as_text():
