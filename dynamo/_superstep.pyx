@@ -542,6 +542,21 @@ cdef class Member(Job):
 cdef enum:
     MAX_UNBROKEN = 16
 
+cdef enum:
+    DELTAS = 1
+    UNTRACKED = 2
+
+
+cdef int books_of(channels) except -1:
+    """Which books of their own some of these channels need."""
+    cdef int found = 0
+    for channel in channels.values():
+        if isinstance(channel, DeltaChannel):
+            found |= DELTAS
+        elif isinstance(channel, UntrackedValue):
+            found |= UNTRACKED
+    return found
+
 
 cdef class LoopCore:
     """What a run keeps between supersteps, and the supersteps themselves."""
@@ -641,12 +656,8 @@ cdef class LoopCore:
 
     def note_books(self):
         """Find out which channels need a book of their own."""
-        self.has_deltas = self.has_untracked = False
-        for spec in self.specs.values():
-            if isinstance(spec, DeltaChannel):
-                self.has_deltas = True
-            elif isinstance(spec, UntrackedValue):
-                self.has_untracked = True
+        cdef int books = books_of(self.specs)
+        self.has_deltas, self.has_untracked = books & DELTAS != 0, books & UNTRACKED != 0
         self.ledger = self.has_deltas and self.saves
 
     def afresh(self):
@@ -1028,7 +1039,6 @@ cdef class LoopCore:
     def run_some(self, tasks):
         """Run the tasks of a superstep the plain way and yield at every end; False when they cannot be run so."""
         cdef list todo = list(tasks), recipes = self.recipes(todo)
-        cdef Band band
         if recipes is None or not todo:
             yield False
             return
@@ -1038,7 +1048,11 @@ cdef class LoopCore:
             yield True
             throw(failure)
             return
-        band = self.band(todo, recipes, True)
+        yield from self.run_beside(todo, recipes, True)
+
+    def run_beside(self, list todo, list recipes, bint each):
+        """Run several tasks on threads, to their ends; yields when one has ended (if `each`) or all have."""
+        cdef Band band = self.band(todo, recipes, each)
         try:
             while band.open and not band.fatal:
                 band.wait()
@@ -1049,19 +1063,6 @@ cdef class LoopCore:
                     yield True
         finally:
             band.members = None
-
-    cdef int run_beside(self, list todo, list recipes) except -1:
-        """Run several tasks to their ends."""
-        cdef Band band = self.band(todo, recipes, False)
-        try:
-            band.wait()
-            self.dissolve(band)
-            if band.crowd is not None:
-                for _ in self.runner.tick((), schedule_task=self.accept_push, crowd=band.crowd):
-                    pass
-        finally:
-            band.members = None
-        return 0
 
     cdef list todo(self):
         return [task for task in self.tasks.values() if not task.writes]
@@ -1080,7 +1081,8 @@ cdef class LoopCore:
             elif len(todo) == 1:
                 throw(self.run_plain(todo[0], recipes[0]))
             elif todo:
-                self.run_beside(todo, recipes)
+                for _ in self.run_beside(todo, recipes, False):
+                    pass
             todo = recipes = None
             self.after_tick()
             if self.saves and (self.durability == "sync" or self.outbox.behind):
@@ -1325,10 +1327,7 @@ cdef class Inner:
             return False
         if self.channels is not graph.channels:
             self.channels = graph.channels
-            self.plain = True
-            for channel in self.channels.values():
-                if isinstance(channel, (DeltaChannel, UntrackedValue)):
-                    self.plain = False
+            self.plain = books_of(self.channels) == 0
         keys = graph.input_channels
         return self.plain and type(keys) is str
 

@@ -1524,10 +1524,8 @@ FRAME_KINDS = {
 
 
 def frame_head(kind, size):
-    """The bytes before a payload of `size` bytes."""
+    """The bytes before a payload of `size` bytes; `kind` is one of FRAME_KINDS."""
     cdef uint8_t head[DYN_TENSOR_HEAD]
-    if kind not in FRAME_KINDS:
-        raise ValueError(f"a frame {kind!r}: must be one of {', '.join(FRAME_KINDS)}")
     dyn_tensor_head_write(head, FRAME_KINDS[kind], size)
     return PyBytes_FromStringAndSize(<char *>head, DYN_TENSOR_HEAD)
 

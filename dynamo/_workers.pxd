@@ -17,7 +17,7 @@ cdef class Job:
 cdef class Bell:
     cdef PyThread_type_lock lock
     cdef bint heard                 # nobody waits, or who does was told already
-    cdef bint wait(self, PY_TIMEOUT_T us) except -1
+    cdef int wait(self, PY_TIMEOUT_T us) except -1
     cdef void ring(self) noexcept
 
 

@@ -74,8 +74,8 @@ cdef class Bell:
         if self.lock != NULL:
             PyThread_free_lock(self.lock)
 
-    cdef bint wait(self, PY_TIMEOUT_T us) except -1:
-        """Wait for `us` microseconds, or for ever if negative; False when the time is over. Signals are served."""
+    cdef int wait(self, PY_TIMEOUT_T us) except -1:
+        """Wait for `us` microseconds at most, or for ever if negative. Signals are served."""
         cdef PyLockStatus status
         self.heard = False
         with nogil:
@@ -83,7 +83,7 @@ cdef class Bell:
         self.heard = True
         if status == PY_LOCK_INTR:
             PyErr_CheckSignals()
-        return status != PY_LOCK_FAILURE
+        return 0
 
     cdef void ring(self) noexcept:
         if not self.heard:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from dynamo._tensor import frame_head
+from dynamo._tensor import FRAME_KINDS, frame_head
 from dynamo._token_batch import TokenBatch
 from dynamo.errors import Truncated
 
@@ -34,6 +34,8 @@ def encode_tensor_frame(kind: str, value: Buffer | TokenBatch | str | int | None
     >>> encode_tensor_frame("cancel", "timeout").hex()
     '04000000000000000774696d656f7574'
     """
+    if kind not in FRAME_KINDS:
+        raise ValueError(f"a frame {kind!r}: must be one of {', '.join(FRAME_KINDS)}")
     if kind == "credit":
         if not isinstance(value, int):
             raise TypeError(f"credit is a {type(value).__name__}: must be an int")

@@ -90,6 +90,7 @@ def test_every_vector_of_tensors_is_used():
 def test_frames_that_cannot_be_are_not_made():
     for kind, value, error, word in [
         ("bye", None, ValueError, "must be one of message, end"),
+        ("bye", 5, ValueError, "must be one of message, end"),
         ("end", b"x", ValueError, "must be empty"),
         ("credit", b"x", TypeError, "credit is a bytes"),
         ("credit", -1, OverflowError, "must be 0 to"),

@@ -22,9 +22,9 @@ from dynamo.langgraph.types import Command  # noqa: F401
 
 
 class _Unsaved(PregelLoop):
-    """What a loop learns when it is made or opened, as it is for one that is not."""
+    """What `PregelLoop` learns from its arguments, which these loops are made without."""
 
-    migrate = events = _runner = None
+    migrate = None
     addressed = False
 
     def check(self) -> None:
@@ -40,7 +40,7 @@ class SyncInner(_Unsaved, SyncPregelLoop):
 
     def leave(self, error: BaseException | None) -> None:
         """The run has ended."""
-        if "place" in vars(self):
+        if self.has_place():
             self.place.close(error is not None)
         self.let_go(error)
 
@@ -52,7 +52,7 @@ class AsyncInner(_Unsaved, AsyncPregelLoop):
 
     async def leave(self, error: BaseException | None) -> None:
         """The run has ended."""
-        if "place" in vars(self):
+        if self.has_place():
             await self.place.aclose(error is not None)
         self.let_go(error)
 

@@ -106,9 +106,8 @@ class Watch:
         self.manager.inheritable_handlers = [*self.manager.inheritable_handlers, *self.ours]
 
     def end(self, output: Any) -> Script:
-        """Tell handlers that the run has ended."""
-        if self.manager is not None:
-            yield done(self.manager.on_chain_end(output))
+        """Tell the manager, which there is, that the run has ended."""
+        yield done(self.manager.on_chain_end(output))
 
     def fail(self, error: BaseException) -> Script:
         """Tell handlers that the run has failed."""
@@ -130,8 +129,6 @@ class Watch:
 
     def tell(self, loop: Any) -> Script:
         """Tell them what has happened since."""
-        if loop.events is None:
-            return
         run_id = getattr(self.manager, "run_id", None)
         if self.teller is None:
             from dynamo.langgraph import callbacks as known
